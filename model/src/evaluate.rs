@@ -1,0 +1,279 @@
+//! The one evaluator: policy and request in, verdict out.
+//!
+//! 1. Plaintext to a Strict port is refused.
+//! 2. A port with HTTP rules refuses what is not HTTP, and a port with path rules refuses ambiguous paths.
+//! 3. A Deny rule that matches refuses. A Deny predicate that cannot be evaluated matches.
+//! 4. Where an Allow policy governs the port, what no Allow rule matches is refused. An Allow predicate that
+//!    cannot be evaluated does not match.
+//!
+//! Policies under audit are decided the same way, on top of the enforced ones, and only recorded.
+
+use http::HeaderMap;
+
+use crate::{
+    authorization::{
+        Action, Enforcement, HeaderMatch, HttpMatch, InboundPolicy, MtlsMode, PathMatch, Policy, Rule, Source,
+        ValueMatch,
+    },
+    names::ObjectName,
+    path::{self, PathFault},
+    spiffe::SpiffeId,
+};
+
+/// What asks to be let in: a request, or a connection that carries no HTTP.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The container port that was dialled.
+    pub port: u16,
+    /// Who asks.
+    pub peer: Peer<'a>,
+    /// The request; `None` on an opaque connection.
+    pub http: Option<HttpRequest<'a>>,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug)]
+pub enum Peer<'a> {
+    /// A mesh peer, from its verified certificate.
+    Mesh(&'a SpiffeId),
+    /// Somebody without an identity.
+    Plaintext,
+}
+
+/// The parts of an HTTP request that rules can see.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpRequest<'a> {
+    /// Method, as sent.
+    pub method: &'a str,
+    /// Path without query, as sent.
+    pub path: &'a str,
+    /// Host header or `:authority`, as sent.
+    pub host: &'a str,
+    /// All headers.
+    pub headers: &'a HeaderMap,
+}
+
+/// What happens to the request, and what would have happened under audit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict<'a> {
+    /// What is enforced.
+    pub decision: Decision<'a>,
+    /// Why the policies under audit would have refused what is let pass.
+    pub audit: Option<Denial<'a>>,
+}
+
+/// Whether a request passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision<'a> {
+    /// It does.
+    Allow(Grant<'a>),
+    /// It does not.
+    Deny(Denial<'a>),
+}
+
+/// Why a request passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grant<'a> {
+    /// No Allow policy governs the port, and nothing denies.
+    NoPolicy,
+    /// A rule of an Allow policy matched.
+    Rule(RuleName<'a>),
+}
+
+/// Why a request does not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial<'a> {
+    /// Plaintext, and the port is Strict.
+    Plaintext,
+    /// Not HTTP, and this rule of the port needs to see HTTP.
+    NotHttp(RuleName<'a>),
+    /// The path is ambiguous, and this rule of the port looks at paths. Answered with 400.
+    Path(RuleName<'a>, PathFault),
+    /// A rule of a Deny policy matched.
+    Rule(RuleName<'a>),
+    /// Allow policies govern the port (the first is named) and none of their rules matched.
+    NoRule(&'a ObjectName),
+}
+
+/// A rule by its policy and its place in `rules`, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleName<'a> {
+    /// The MeshPolicy.
+    pub policy: &'a ObjectName,
+    /// The index.
+    pub rule: usize,
+}
+
+/// Decides.
+pub fn evaluate<'a>(policy: &'a InboundPolicy, request: &Request<'_>) -> Verdict<'a> {
+    if matches!(request.peer, Peer::Plaintext) && policy.mtls.mode(request.port) == MtlsMode::Strict {
+        return Verdict { decision: Decision::Deny(Denial::Plaintext), audit: None };
+    }
+    let decision = decide(policy, request, |p| p.enforcement == Enforcement::Enforced);
+    let audited = policy.policies.iter().any(|p| p.enforcement == Enforcement::Audit);
+    let audit = match decision {
+        Decision::Allow(_) if audited => match decide(policy, request, |_| true) {
+            Decision::Deny(denial) => Some(denial),
+            Decision::Allow(_) => None,
+        },
+        _ => None,
+    };
+    Verdict { decision, audit }
+}
+
+impl Verdict<'_> {
+    /// Whether the request passes.
+    pub fn allowed(&self) -> bool {
+        matches!(self.decision, Decision::Allow(_))
+    }
+}
+
+impl Denial<'_> {
+    /// A short kebab-case reason, for the `byrnie-reason` header, metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Plaintext => "plaintext-refused",
+            Self::NotHttp(_) => "not-http",
+            Self::Path(..) => "ambiguous-path",
+            Self::Rule(_) => "denied-by-rule",
+            Self::NoRule(_) => "no-rule-allows",
+        }
+    }
+
+    /// The policy that refuses, where there is one.
+    pub fn policy(&self) -> Option<&ObjectName> {
+        match self {
+            Self::Plaintext => None,
+            Self::NotHttp(r) | Self::Path(r, _) | Self::Rule(r) => Some(r.policy),
+            Self::NoRule(policy) => Some(policy),
+        }
+    }
+
+    /// The index of the rule that refuses, where there is one.
+    pub fn rule(&self) -> Option<usize> {
+        match self {
+            Self::Plaintext | Self::NoRule(_) => None,
+            Self::NotHttp(r) | Self::Path(r, _) | Self::Rule(r) => Some(r.rule),
+        }
+    }
+}
+
+/// Whether a route's match accepts a request; every predicate is read as an Allow would read it.
+pub fn matches_http(wanted: &HttpMatch, http: &HttpRequest<'_>) -> bool {
+    http_matches(wanted, http, Action::Allow)
+}
+
+fn decide<'a>(policy: &'a InboundPolicy, request: &Request<'_>, counts: impl Fn(&Policy) -> bool) -> Decision<'a> {
+    let governing = || policy.policies.iter().filter(|p| p.ports.contains(request.port) && counts(p));
+    let rules = || {
+        governing().flat_map(|p| {
+            let here = p.rules.iter().enumerate().filter(|(_, r)| r.ports.contains(request.port));
+            here.map(move |(index, rule)| (p, RuleName { policy: &p.name, rule: index }, rule))
+        })
+    };
+    if let Some((_, name, fault)) = rules().find_map(|(p, name, rule)| Some((p, name, unreadable(rule, request)?))) {
+        return Decision::Deny(match fault {
+            Unreadable::NotHttp => Denial::NotHttp(name),
+            Unreadable::Path(fault) => Denial::Path(name, fault),
+        });
+    }
+    let matching = |action| {
+        rules().find(|(p, _, rule)| p.action == action && rule_matches(rule, request, action)).map(|(_, name, _)| name)
+    };
+    if let Some(name) = matching(Action::Deny) {
+        return Decision::Deny(Denial::Rule(name));
+    }
+    match governing().find(|p| p.action == Action::Allow) {
+        None => Decision::Allow(Grant::NoPolicy),
+        Some(first) => match matching(Action::Allow) {
+            Some(name) => Decision::Allow(Grant::Rule(name)),
+            None => Decision::Deny(Denial::NoRule(&first.name)),
+        },
+    }
+}
+
+enum Unreadable {
+    NotHttp,
+    Path(PathFault),
+}
+
+/// Whether a rule needs to see something that the request does not show clearly.
+fn unreadable(rule: &Rule, request: &Request<'_>) -> Option<Unreadable> {
+    if rule.http.is_empty() {
+        return None;
+    }
+    let Some(http) = &request.http else { return Some(Unreadable::NotHttp) };
+    if rule.http.iter().any(|m| m.path.is_some()) { path::fault(http.path).map(Unreadable::Path) } else { None }
+}
+
+fn rule_matches(rule: &Rule, request: &Request<'_>, action: Action) -> bool {
+    rule.sources.iter().any(|s| source_matches(s, request.peer, action))
+        && (rule.http.is_empty()
+            || match &request.http {
+                Some(http) => rule.http.iter().any(|m| http_matches(m, http, action)),
+                None => action == Action::Deny,
+            })
+}
+
+fn source_matches(source: &Source, peer: Peer<'_>, action: Action) -> bool {
+    match (source, peer) {
+        (Source::Anyone, _) => true,
+        (Source::Workload { .. }, Peer::Plaintext) => action == Action::Deny,
+        (Source::Workload { trust_domain, namespace, service_account }, Peer::Mesh(id)) => {
+            id.trust_domain() == trust_domain.as_str()
+                && id.namespace() == namespace
+                && service_account.as_ref().is_none_or(|name| id.service_account() == name)
+        }
+    }
+}
+
+fn http_matches(wanted: &HttpMatch, http: &HttpRequest<'_>, action: Action) -> bool {
+    (wanted.methods.is_empty() || wanted.methods.iter().any(|m| m == http.method))
+        && wanted.path.as_ref().is_none_or(|p| path_matches(p, http.path, action))
+        && (wanted.hosts.is_empty() || wanted.hosts.iter().any(|h| host_matches(h, http.host)))
+        && wanted.headers.iter().all(|h| header_matches(h, http.headers, action))
+}
+
+fn path_matches(wanted: &PathMatch, path: &str, action: Action) -> bool {
+    match (wanted, action) {
+        (PathMatch::Exact(exact), Action::Allow) => path == exact,
+        (PathMatch::Prefix(prefix), Action::Allow) => path::has_prefix(path, prefix),
+        (PathMatch::Exact(exact), Action::Deny) => path::reads_as(path, exact, true),
+        (PathMatch::Prefix(prefix), Action::Deny) => path::reads_as(path, prefix, false),
+    }
+}
+
+fn host_matches(wanted: &str, host: &str) -> bool {
+    let host = bare_host(host);
+    match wanted.strip_prefix('*') {
+        Some(suffix) => {
+            host.len() > suffix.len()
+                && host.is_char_boundary(host.len() - suffix.len())
+                && host[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix)
+        }
+        None => host.eq_ignore_ascii_case(wanted),
+    }
+}
+
+/// A host without port and trailing dot; IPv6 literals keep their brackets.
+fn bare_host(host: &str) -> &str {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.ends_with(':') => name,
+        _ => host,
+    };
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+/// An Allow needs every value to match, a Deny needs one: a repeated header never helps the sender.
+fn header_matches(wanted: &HeaderMatch, headers: &HeaderMap, action: Action) -> bool {
+    let mut values = headers.get_all(&wanted.name).iter().map(http::HeaderValue::as_bytes).peekable();
+    let fits = |value: &[u8]| match &wanted.value {
+        ValueMatch::Present => true,
+        ValueMatch::Exact(exact) => value == exact.as_bytes(),
+        ValueMatch::Prefix(prefix) => value.starts_with(prefix.as_bytes()),
+    };
+    match action {
+        Action::Allow => values.peek().is_some() && values.all(fits),
+        Action::Deny => values.any(fits),
+    }
+}

@@ -277,3 +277,123 @@ fn header_matches(wanted: &HeaderMatch, headers: &HeaderMap, action: Action) -> 
         Action::Deny => values.any(fits),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+    use crate::authorization::{Mtls, Ports};
+
+    fn id(text: &str) -> SpiffeId {
+        format!("spiffe://cluster.local/ns/{}", text.replace('/', "/sa/")).parse().unwrap()
+    }
+
+    fn from(namespace: &str, account: Option<&str>) -> Vec<Source> {
+        vec![Source::Workload {
+            trust_domain: "cluster.local".parse().unwrap(),
+            namespace: namespace.into(),
+            service_account: account.map(Into::into),
+        }]
+    }
+
+    fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Policy {
+        let name = ObjectName::new("shop", name);
+        Policy { name, action, enforcement: Enforcement::Enforced, ports: Ports::All, rules }
+    }
+
+    fn only(policies: Vec<Policy>) -> InboundPolicy {
+        InboundPolicy { mtls: Mtls::default(), policies }
+    }
+
+    fn get<'a>(path: &'a str, headers: &'a HeaderMap) -> Option<HttpRequest<'a>> {
+        Some(HttpRequest { method: "GET", path, host: "Payments.shop.:80", headers })
+    }
+
+    fn under(path: &str) -> HttpMatch {
+        HttpMatch { path: Some(PathMatch::Prefix(path.into())), ..HttpMatch::default() }
+    }
+
+    /// The reason of the enforced decision, or "" where it passes.
+    fn reason(policy: &InboundPolicy, peer: Peer<'_>, http: Option<HttpRequest<'_>>) -> &'static str {
+        match evaluate(policy, &Request { port: 8080, peer, http }).decision {
+            Decision::Allow(_) => "",
+            Decision::Deny(denial) => denial.reason(),
+        }
+    }
+
+    #[test]
+    fn without_a_policy_the_mesh_passes_and_plaintext_does_not() {
+        let (headers, web) = (HeaderMap::new(), id("shop/web"));
+        let open = InboundPolicy::default();
+        assert_eq!(reason(&open, Peer::Mesh(&web), get("/", &headers)), "");
+        assert_eq!(reason(&open, Peer::Mesh(&web), None), "");
+        assert_eq!(reason(&open, Peer::Plaintext, None), "plaintext-refused");
+        let mtls = Mtls { default: MtlsMode::Strict, ports: vec![(8080, MtlsMode::Permissive)] };
+        assert_eq!(reason(&InboundPolicy { mtls, policies: vec![] }, Peer::Plaintext, None), "");
+    }
+
+    #[test]
+    fn what_no_rule_allows_is_refused() {
+        let (headers, web, other) = (HeaderMap::new(), id("shop/web"), id("shop/web2"));
+        let rule = Rule { sources: from("shop", Some("web")), http: vec![under("/charge")], ..Rule::default() };
+        let p = only(vec![policy("a", Action::Allow, vec![rule])]);
+        assert_eq!(reason(&p, Peer::Mesh(&web), get("/charge/1", &headers)), "");
+        assert_eq!(reason(&p, Peer::Mesh(&web), get("/charges", &headers)), "no-rule-allows");
+        assert_eq!(reason(&p, Peer::Mesh(&other), get("/charge", &headers)), "no-rule-allows");
+        assert_eq!(reason(&p, Peer::Mesh(&web), get("/charge/../admin", &headers)), "ambiguous-path");
+        assert_eq!(reason(&p, Peer::Mesh(&web), None), "not-http");
+        let nobody = only(vec![policy("n", Action::Allow, vec![Rule::default()])]);
+        assert_eq!(reason(&nobody, Peer::Mesh(&web), get("/", &headers)), "no-rule-allows");
+    }
+
+    #[test]
+    fn deny_wins_and_matches_what_it_cannot_see() {
+        let (headers, web) = (HeaderMap::new(), id("shop/web"));
+        let anyone = Rule { sources: vec![Source::Anyone], ..Rule::default() };
+        let admin = Rule { sources: from("lab", None), http: vec![under("/admin")], ..Rule::default() };
+        let mut p = only(vec![policy("all", Action::Allow, vec![anyone]), policy("d", Action::Deny, vec![admin])]);
+        p.mtls.default = MtlsMode::Permissive;
+        let lab = id("lab/x");
+        assert_eq!(reason(&p, Peer::Mesh(&web), get("/admin", &headers)), "");
+        assert_eq!(reason(&p, Peer::Mesh(&lab), get("/Admin;v=1/x", &headers)), "denied-by-rule");
+        assert_eq!(reason(&p, Peer::Plaintext, get("/admin", &headers)), "denied-by-rule");
+        assert_eq!(reason(&p, Peer::Plaintext, get("/shop", &headers)), "");
+        let elsewhere = "spiffe://other.domain/ns/lab/sa/x".parse().unwrap();
+        assert_eq!(reason(&p, Peer::Mesh(&elsewhere), get("/admin", &headers)), "");
+    }
+
+    #[test]
+    fn audit_records_and_lets_pass() {
+        let (headers, web) = (HeaderMap::new(), id("shop/web"));
+        let mut audited = policy("later", Action::Allow, vec![]);
+        audited.enforcement = Enforcement::Audit;
+        let p = only(vec![audited]);
+        let verdict = evaluate(&p, &Request { port: 1, peer: Peer::Mesh(&web), http: get("/", &headers) });
+        assert!(verdict.allowed());
+        assert_eq!(verdict.audit.map(|d| d.reason()), Some("no-rule-allows"));
+    }
+
+    #[test]
+    fn hosts_and_headers() {
+        let mut headers = HeaderMap::new();
+        headers.append("x-team", "blue".parse().unwrap());
+        let http = get("/", &headers).unwrap();
+        let host = |h: &str| matches_http(&HttpMatch { hosts: vec![h.into()], ..HttpMatch::default() }, &http);
+        assert!(host("payments.shop") && host("*.shop") && !host("payments") && !host("*.payments.shop"));
+        let wants = |value, action| {
+            let header = HeaderMatch { name: HeaderName::from_static("x-team"), value };
+            http_matches(&HttpMatch { headers: vec![header], ..HttpMatch::default() }, &http, action)
+        };
+        assert!(wants(ValueMatch::Exact("blue".into()), Action::Allow));
+        assert!(wants(ValueMatch::Present, Action::Allow) && !wants(ValueMatch::Prefix("r".into()), Action::Allow));
+        let mut twice = headers.clone();
+        twice.append("x-team", "red".parse().unwrap());
+        let http = get("/", &twice).unwrap();
+        let blue = HeaderMatch { name: HeaderName::from_static("x-team"), value: ValueMatch::Exact("blue".into()) };
+        let wanted = HttpMatch { headers: vec![blue], ..HttpMatch::default() };
+        assert!(!http_matches(&wanted, &http, Action::Allow) && http_matches(&wanted, &http, Action::Deny));
+        assert_eq!(bare_host("[::1]:80"), "[::1]");
+        assert_eq!(bare_host("[::1]"), "[::1]");
+    }
+}

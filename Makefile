@@ -1,0 +1,109 @@
+# Byrnie: build, test, show. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+OUT := $(CURDIR)/.build
+BIN := $(OUT)/bin
+CLUSTER := $(BIN)/byrnie-cluster
+STEP := @tests/tools/step
+export BYRNIE_VERSION := $(VERSION)
+export BYRNIE_BUILD := $(OUT)
+export BYRNIE_CLUSTER_BIN := $(CLUSTER)
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## ---- see it
+
+.PHONY: demo
+demo: prerequisites binaries images ## Start a cluster (or use $KUBECONFIG), install the mesh, run the shop and show it
+	@demo/run
+
+.PHONY: demo-down
+demo-down: ## Remove what the demo made
+	@demo/down
+
+## ---- build
+
+.PHONY: prerequisites
+prerequisites: ## Install the Debian packages that cluster, tests and benches need
+	$(STEP) "prerequisites" tests/tools/prerequisites
+
+.PHONY: binaries
+binaries: cluster-binary apps-binary rust-binaries ## Build everything that goes into images, and the byrnie command
+
+.PHONY: rust-binaries
+rust-binaries:
+	$(STEP) "control plane and byrnie command" tests/tools/cargo-static --release -p byrnie-operator -p byrnie-injector -p byrnie
+	$(STEP) "proxy (link-time optimised)" tests/tools/cargo-static --profile dist -p byrnie-proxy
+	@mkdir -p $(BIN)
+	@install -m 0755 $(TARGET_DIR)/$(HOST)/release/{byrnie-operator,byrnie-injector,byrnie} $(TARGET_DIR)/$(HOST)/dist/byrnie-proxy $(BIN)/
+
+.PHONY: cluster-binary
+cluster-binary:
+	$(STEP) "Kubernetes, as one binary" tests/tools/go-static tests/cluster $(BIN)
+
+.PHONY: apps-binary
+apps-binary:
+	$(STEP) "applications of tests and demo" tests/tools/go-static tests/apps $(BIN)
+
+.PHONY: images
+images: binaries ## Build the images as archives in .build/images
+	$(STEP) "images" tests/tools/images
+
+.PHONY: manifest
+manifest: cluster-binary ## Render the chart to .build/byrnie.yaml for kubectl users
+	$(STEP) "manifest" tests/tools/manifest
+
+.PHONY: crds
+crds: ## Generate deploy/chart/crds from the Rust types
+	cargo run -q -p byrnie-crds --bin crdgen
+
+## ---- check
+
+.PHONY: test
+test: prerequisites test-rust test-go test-e2e ## Run all tests: Rust, Go, and end to end on a real cluster
+
+.PHONY: test-rust
+test-rust: ## Run the Rust tests
+	$(STEP) "Rust tests" cargo test --workspace
+
+.PHONY: test-go
+test-go: ## Run the Go tests of the cluster and the applications
+	$(STEP) "Go tests of tests/apps" go -C tests/apps test -v ./...
+	$(STEP) "Go tests of tests/cluster" go -C tests/cluster test -v ./...
+
+.PHONY: test-e2e
+test-e2e: prerequisites images ## Run the end-to-end tests on a real cluster (or on $KUBECONFIG)
+	$(STEP) "end-to-end tests" tests/tools/e2e
+
+.PHONY: lint
+lint: ## Check format, lints and the dependency rules
+	$(STEP) "format" cargo fmt --all --check
+	$(STEP) "lints" cargo clippy --workspace --all-targets -- -D warnings
+	$(STEP) "dependency rules" tests/tools/architecture
+	$(STEP) "go vet" bash -c 'for m in apps cluster e2e; do go -C tests/$$m vet ./...; done'
+
+.PHONY: fmt
+fmt: ## Format everything
+	cargo fmt --all
+	gofmt -w tests
+
+.PHONY: bench
+bench: prerequisites binaries ## Compare the proxy with HAProxy and nginx in one run; prints, never fails on speed
+	@tests/bench/run
+
+.PHONY: sizes
+sizes: binaries images ## Print sizes: binaries, images, lines of code, dependencies
+	@tests/tools/sizes
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf $(OUT) target

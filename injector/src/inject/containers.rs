@@ -1,0 +1,214 @@
+//! The containers and the volume that make a pod a mesh member.
+
+use byrnie_crds::names;
+use serde_json::{Value, json};
+
+use super::{Settings, annotation, list, object, refusal::Refusal};
+use crate::namespace::Namespace;
+
+const VOLUME: &str = "byrnie-identity";
+const MOUNT: &str = "/var/run/byrnie";
+
+/// All that the added containers need to know.
+pub(super) struct Mesh<'a> {
+    settings: &'a Settings,
+    probes: Vec<Value>,
+    skip_inbound: Vec<u16>,
+    skip_outbound: Vec<u16>,
+    workers: u16,
+    log: String,
+    resources: Value,
+}
+
+/// Takes out what an earlier injection added; answers with the probes that it had rewritten.
+pub(super) fn remove(pod: &mut Value) -> Vec<Value> {
+    let ours = |c: &Value| matches!(c["name"].as_str(), Some(names::PROXY_CONTAINER | names::INIT_CONTAINER));
+    let mut probes = vec![];
+    for field in ["initContainers", "containers"] {
+        let Some(containers) = pod["spec"][field].as_array_mut() else { continue };
+        for container in containers.iter().filter(|c| ours(c)) {
+            let env = container["env"].as_array().into_iter().flatten().find(|e| e["name"] == "BYRNIE_PROBES");
+            let known = env.and_then(|e| e["value"].as_str()).and_then(|text| serde_json::from_str(text).ok());
+            probes = known.unwrap_or(probes);
+        }
+        containers.retain(|c| !ours(c));
+    }
+    if let Some(volumes) = pod["spec"]["volumes"].as_array_mut() {
+        volumes.retain(|v| v["name"] != VOLUME);
+    }
+    probes
+}
+
+impl<'a> Mesh<'a> {
+    /// Reads the pod's annotations.
+    pub(super) fn read(
+        pod: &Value,
+        namespace: &Namespace,
+        settings: &'a Settings,
+        probes: Vec<Value>,
+    ) -> Result<Self, Refusal> {
+        let ports = |name: &'static str| -> Result<Vec<u16>, Refusal> {
+            let Some(text) = annotation(pod, name) else { return Ok(vec![]) };
+            if !namespace.allows_opt_out() {
+                return Err(Refusal::SkippedPorts { annotation: name, namespace: namespace.name.clone() });
+            }
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            items.map(|item| number(name, item)).collect()
+        };
+        let workers = annotation(pod, names::WORKERS_ANNOTATION).map_or(Ok(1), |text| number(names::WORKERS_ANNOTATION, text))?;
+        if workers > 64 {
+            let problem = "at most 64 workers".to_owned();
+            return Err(Refusal::Annotation { annotation: names::WORKERS_ANNOTATION, value: workers.to_string(), problem });
+        }
+        Ok(Self {
+            settings,
+            probes,
+            skip_inbound: ports(names::SKIP_INBOUND_ANNOTATION)?,
+            skip_outbound: ports(names::SKIP_OUTBOUND_ANNOTATION)?,
+            workers,
+            log: annotation(pod, names::LOG_ANNOTATION).unwrap_or(&settings.log).to_owned(),
+            resources: resources(pod, settings)?,
+        })
+    }
+
+    /// Puts label, annotation, volume and containers into the pod. Ours start first, so that the pod's own init
+    /// containers already are in the mesh.
+    pub(super) fn add(&self, pod: &mut Value) {
+        let metadata = object(pod, "metadata");
+        let mut metadata = Value::Object(std::mem::take(metadata));
+        object(&mut metadata, "labels").insert(names::INJECTED_LABEL.into(), json!("true"));
+        object(&mut metadata, "annotations").insert(names::VERSION_ANNOTATION.into(), json!(self.settings.version));
+        pod["metadata"] = metadata;
+        list(pod, "initContainers").splice(0..0, [self.init(), self.proxy()]);
+        list(pod, "volumes").push(self.volume());
+    }
+
+    fn init(&self) -> Value {
+        let mut args = vec![
+            "init".to_owned(),
+            format!("--inbound-port={}", names::INBOUND_PORT),
+            format!("--outbound-port={}", names::OUTBOUND_PORT),
+            format!("--admin-port={}", names::ADMIN_PORT),
+            format!("--proxy-uid={}", names::PROXY_UID),
+        ];
+        for (flag, ports) in [("--skip-inbound-ports", &self.skip_inbound), ("--skip-outbound-ports", &self.skip_outbound)] {
+            if !ports.is_empty() {
+                let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+                args.push(format!("{flag}={}", ports.join(",")));
+            }
+        }
+        json!({
+            "name": names::INIT_CONTAINER,
+            "image": self.settings.proxy_image,
+            "imagePullPolicy": self.settings.image_pull_policy,
+            "args": args,
+            "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}},
+            "securityContext": {
+                "runAsUser": 0,
+                "runAsGroup": 0,
+                "runAsNonRoot": false,
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        })
+    }
+
+    fn proxy(&self) -> Value {
+        let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+        let probes = serde_json::to_string(&self.probes).unwrap_or_default();
+        json!({
+            "name": names::PROXY_CONTAINER,
+            "image": self.settings.proxy_image,
+            "imagePullPolicy": self.settings.image_pull_policy,
+            "restartPolicy": "Always",
+            "args": ["run"],
+            "env": [
+                field("BYRNIE_POD_NAME", "metadata.name"),
+                field("BYRNIE_POD_NAMESPACE", "metadata.namespace"),
+                field("BYRNIE_POD_UID", "metadata.uid"),
+                field("BYRNIE_POD_IPS", "status.podIPs"),
+                field("BYRNIE_SERVICE_ACCOUNT", "spec.serviceAccountName"),
+                field("BYRNIE_NODE_NAME", "spec.nodeName"),
+                {"name": "BYRNIE_WORKERS", "value": self.workers.to_string()},
+                {"name": "BYRNIE_LOG", "value": self.log},
+                {"name": "BYRNIE_PROBES", "value": probes},
+            ],
+            "ports": [{"name": "byrnie-admin", "containerPort": names::ADMIN_PORT, "protocol": "TCP"}],
+            "lifecycle": {"postStart": {"exec": {"command": ["/byrnie-proxy", "await"]}}},
+            "resources": self.resources,
+            "volumeMounts": [{"name": VOLUME, "mountPath": MOUNT, "readOnly": true}],
+            "securityContext": {
+                "runAsUser": names::PROXY_UID,
+                "runAsGroup": names::PROXY_UID,
+                "runAsNonRoot": true,
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "capabilities": {"drop": ["ALL"]},
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        })
+    }
+
+    fn volume(&self) -> Value {
+        json!({
+            "name": VOLUME,
+            "projected": {
+                // read by the proxy's user, whatever fsGroup the pod has
+                "defaultMode": 0o444,
+                "sources": [
+                    {"serviceAccountToken": {
+                        "audience": format!("byrnie.dev/{}", self.settings.trust_domain),
+                        "expirationSeconds": 3600,
+                        "path": "token",
+                    }},
+                    {"configMap": {"name": names::TRUST_CONFIG_MAP}},
+                ],
+            },
+        })
+    }
+}
+
+fn resources(pod: &Value, settings: &Settings) -> Result<Value, Refusal> {
+    let defaults = &settings.resources;
+    let mut resources = json!({});
+    for (field, kind, name, default) in [
+        ("requests", "cpu", names::CPU_REQUEST_ANNOTATION, &defaults.cpu_request),
+        ("requests", "memory", names::MEMORY_REQUEST_ANNOTATION, &defaults.memory_request),
+        ("limits", "cpu", names::CPU_LIMIT_ANNOTATION, &defaults.cpu_limit),
+        ("limits", "memory", names::MEMORY_LIMIT_ANNOTATION, &defaults.memory_limit),
+    ] {
+        let text = annotation(pod, name).unwrap_or(default);
+        if text.is_empty() {
+            continue;
+        }
+        if !is_quantity(text) {
+            let problem = "not a quantity such as 100m or 64Mi".to_owned();
+            return Err(Refusal::Annotation { annotation: name, value: text.to_owned(), problem });
+        }
+        object(&mut resources, field).insert(kind.to_owned(), json!(text));
+    }
+    Ok(resources)
+}
+
+/// A plain Kubernetes quantity: digits, perhaps a fraction, perhaps a suffix.
+fn is_quantity(text: &str) -> bool {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let suffix = &text[digits.len()..];
+    let mut parts = digits.splitn(2, '.');
+    let whole = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    parts.next().is_some_and(whole)
+        && parts.next().is_none_or(whole)
+        && matches!(suffix, "" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei")
+}
+
+fn number(annotation: &'static str, text: &str) -> Result<u16, Refusal> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| Refusal::Annotation {
+        annotation,
+        value: text.to_owned(),
+        problem: "not a number between 1 and 65535".to_owned(),
+    })
+}

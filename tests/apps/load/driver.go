@@ -15,7 +15,7 @@ type Driver interface {
 	Opened() int64
 }
 
-// A Session is one connection. Do is called concurrently only where the options ask for streams.
+// A Session is one connection, a pointer. Do is called concurrently only where the options ask for streams.
 type Session interface {
 	Do(ctx context.Context) Outcome
 	Close()

@@ -1,0 +1,56 @@
+//! Conditions: how they are set so that they change only when something changed.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// Whether the object is valid and in charge of what it names.
+pub const ACCEPTED: &str = "Accepted";
+/// Whether what it refers to exists.
+pub const RESOLVED_REFS: &str = "ResolvedRefs";
+/// Whether all live proxies have it in force.
+pub const PROGRAMMED: &str = "Programmed";
+/// Whether a trust domain can issue certificates.
+pub const READY: &str = "Ready";
+
+/// A condition before it is known since when it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed<'a> {
+    /// As in [`ACCEPTED`].
+    pub type_: &'a str,
+    /// `None` is Unknown.
+    pub status: Option<bool>,
+    /// CamelCase, for machines.
+    pub reason: &'a str,
+    /// For people.
+    pub message: String,
+}
+
+/// Puts an observation among the conditions. `lastTransitionTime` moves only when the status flips.
+pub fn set(conditions: &mut Vec<Condition>, observed: Observed<'_>, generation: Option<i64>, now: Time) {
+    let status = match observed.status {
+        Some(true) => "True",
+        Some(false) => "False",
+        None => "Unknown",
+    };
+    let place = conditions.iter().position(|c| c.type_ == observed.type_);
+    let since = place
+        .map(|at| &conditions[at])
+        .filter(|c| c.status == status)
+        .map(|c| c.last_transition_time.clone());
+    let condition = Condition {
+        type_: observed.type_.into(),
+        status: status.into(),
+        reason: observed.reason.into(),
+        message: observed.message,
+        observed_generation: generation,
+        last_transition_time: since.unwrap_or(now),
+    };
+    match place {
+        Some(at) => conditions[at] = condition,
+        None => conditions.push(condition),
+    }
+}
+
+/// Whether a condition is there and True.
+pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
+    conditions.iter().any(|c| c.type_ == type_ && c.status == "True")
+}

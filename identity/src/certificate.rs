@@ -1,0 +1,191 @@
+//! What a certificate says about itself: the few X.509 fields that the peer rules need and webpki does not show.
+//!
+//! Reads RFC 5280 section 4.1 and 4.2 strictly and judges nothing; [`crate::verify`] does. Signatures, names of
+//! issuers, critical extensions and duplicates are webpki's, which reads every certificate first.
+
+use std::time::{Duration, SystemTime};
+
+use crate::der::{
+    self, BIT_STRING, GENERALIZED_TIME, INTEGER, Malformed, OCTET_STRING, OID, Reader, SEQUENCE, UTC_TIME,
+};
+
+/// One certificate, read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Certificate<'a> {
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
+    pub(crate) names: Names<'a>,
+    pub(crate) is_ca: bool,
+    /// `None` without a keyUsage extension.
+    pub(crate) usage: Option<KeyUsage>,
+    pub(crate) server_auth: bool,
+    pub(crate) client_auth: bool,
+}
+
+/// The subject alternative names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Names<'a> {
+    /// The first URI.
+    pub(crate) uri: Option<&'a str>,
+    pub(crate) uris: usize,
+    /// DNS names, addresses, mailboxes and the rest.
+    pub(crate) others: usize,
+}
+
+/// The bits of keyUsage that matter here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyUsage {
+    pub(crate) digital_signature: bool,
+    pub(crate) key_cert_sign: bool,
+    pub(crate) crl_sign: bool,
+}
+
+/// 2.5.29, the arc of the extensions below.
+const EXTENSION: &[u8] = &[0x55, 0x1d];
+const KEY_USAGE: u8 = 15;
+const SUBJECT_ALT_NAME: u8 = 17;
+const BASIC_CONSTRAINTS: u8 = 19;
+const EXTENDED_KEY_USAGE: u8 = 37;
+/// 1.3.6.1.5.5.7.3, the arc of the purposes below.
+const PURPOSE: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3];
+const SERVER_AUTH: u8 = 1;
+const CLIENT_AUTH: u8 = 2;
+/// GeneralName's uniformResourceIdentifier.
+const URI: u8 = der::implicit(6);
+
+impl<'a> Certificate<'a> {
+    /// Reads one certificate that is nothing but that.
+    pub(crate) fn read(certificate: &'a [u8]) -> Result<Self, Malformed> {
+        let mut outer = Reader::new(certificate);
+        let mut signed = outer.nested(SEQUENCE)?;
+        outer.end()?;
+        let mut tbs = signed.nested(SEQUENCE)?;
+        signed.expect(SEQUENCE)?; // signatureAlgorithm
+        signed.expect(BIT_STRING)?; // signatureValue
+        signed.end()?;
+
+        tbs.expect(der::explicit(0))?; // version
+        tbs.expect(INTEGER)?; // serialNumber
+        tbs.expect(SEQUENCE)?; // signature
+        tbs.expect(SEQUENCE)?; // issuer
+        let mut validity = tbs.nested(SEQUENCE)?;
+        let (not_before, not_after) = (time(&mut validity)?, time(&mut validity)?);
+        validity.end()?;
+        tbs.expect(SEQUENCE)?; // subject
+        tbs.expect(SEQUENCE)?; // subjectPublicKeyInfo
+
+        let mut read = Self {
+            not_before,
+            not_after,
+            names: Names::default(),
+            is_ca: false,
+            usage: None,
+            server_auth: false,
+            client_auth: false,
+        };
+        if let Some(extensions) = tbs.optional(der::explicit(3))? {
+            let mut wrapper = Reader::new(extensions);
+            let mut extensions = wrapper.nested(SEQUENCE)?;
+            wrapper.end()?;
+            while !extensions.at_end() {
+                read.extension(extensions.nested(SEQUENCE)?)?;
+            }
+        }
+        tbs.end()?;
+        Ok(read)
+    }
+
+    fn extension(&mut self, mut extension: Reader<'a>) -> Result<(), Malformed> {
+        let oid = extension.expect(OID)?;
+        extension.boolean_or_false()?; // critical
+        let mut value = Reader::new(extension.expect(OCTET_STRING)?);
+        extension.end()?;
+        match oid.strip_prefix(EXTENSION) {
+            Some([KEY_USAGE]) => self.usage = Some(key_usage(value.expect(BIT_STRING)?)?),
+            Some([SUBJECT_ALT_NAME]) => self.names = names(value.nested(SEQUENCE)?)?,
+            Some([BASIC_CONSTRAINTS]) => {
+                let mut constraints = value.nested(SEQUENCE)?;
+                self.is_ca = constraints.boolean_or_false()?;
+                constraints.optional(INTEGER)?; // pathLenConstraint
+                constraints.end()?;
+            }
+            Some([EXTENDED_KEY_USAGE]) => {
+                let mut purposes = value.nested(SEQUENCE)?;
+                while !purposes.at_end() {
+                    match purposes.expect(OID)?.strip_prefix(PURPOSE) {
+                        Some([SERVER_AUTH]) => self.server_auth = true,
+                        Some([CLIENT_AUTH]) => self.client_auth = true,
+                        _ => {}
+                    }
+                }
+            }
+            _ => return Ok(()),
+        }
+        value.end()
+    }
+}
+
+fn names(mut list: Reader<'_>) -> Result<Names<'_>, Malformed> {
+    let mut names = Names::default();
+    while !list.at_end() {
+        match list.any()? {
+            (URI, value) => {
+                let uri = std::str::from_utf8(value).map_err(|_| Malformed)?;
+                names.uri.get_or_insert(uri);
+                names.uris += 1;
+            }
+            _ => names.others += 1,
+        }
+    }
+    Ok(names)
+}
+
+/// A BIT STRING starts with the number of bits that its last byte does not use.
+fn key_usage(bits: &[u8]) -> Result<KeyUsage, Malformed> {
+    let [0..=7, first, rest @ ..] = bits else { return Err(Malformed) };
+    if rest.len() > 1 {
+        return Err(Malformed);
+    }
+    Ok(KeyUsage {
+        digital_signature: first & 0x80 != 0,
+        key_cert_sign: first & 0x04 != 0,
+        crl_sign: first & 0x02 != 0,
+    })
+}
+
+/// `YYMMDDhhmmssZ` until 2049 or `YYYYMMDDhhmmssZ` (RFC 5280 section 4.1.2.5), from 1970 on.
+fn time(reader: &mut Reader<'_>) -> Result<SystemTime, Malformed> {
+    let (tag, text) = reader.any()?;
+    let (year, rest) = match (tag, text) {
+        (UTC_TIME, [year @ .., a, b, c, d, e, f, g, h, i, j, b'Z']) if year.len() == 2 => {
+            let year = digits(year)?;
+            (if year < 50 { 2000 + year } else { 1900 + year }, [*a, *b, *c, *d, *e, *f, *g, *h, *i, *j])
+        }
+        (GENERALIZED_TIME, [year @ .., a, b, c, d, e, f, g, h, i, j, b'Z']) if year.len() == 4 => {
+            (digits(year)?, [*a, *b, *c, *d, *e, *f, *g, *h, *i, *j])
+        }
+        _ => return Err(Malformed),
+    };
+    let field = |at: usize| digits(&rest[at..at + 2]);
+    let (month, day, hour, minute, second) = (field(0)?, field(2)?, field(4)?, field(6)?, field(8)?);
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let february = if leap { 29 } else { 28 };
+    let months = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let month = usize::try_from(month).ok().and_then(|m| m.checked_sub(1)).ok_or(Malformed)?;
+    let length = *months.get(month).ok_or(Malformed)?;
+    if year < 1970 || !(1..=length).contains(&day) || hour > 23 || minute > 59 || second > 59 {
+        return Err(Malformed);
+    }
+    let before = year - 1;
+    let leap_days = (before / 4 - before / 100 + before / 400) - 477; // 477 of them before 1970
+    let days = (year - 1970) * 365 + leap_days + months[..month].iter().sum::<u64>() + day - 1;
+    let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
+    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+fn digits(text: &[u8]) -> Result<u64, Malformed> {
+    text.iter().try_fold(0, |sum, digit| match digit {
+        b'0'..=b'9' => Ok(sum * 10 + u64::from(digit - b'0')),
+        _ => Err(Malformed),
+    })
+}

@@ -5,6 +5,10 @@ use std::time::Duration;
 /// What the CRDs demand of a duration.
 pub const PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
 
+/// What to tell somebody who wrote another.
+pub const EXPLAINED: &str =
+    "is no duration: write up to four numbers with unit h, m, s or ms, as in 10s or 1h30m";
+
 /// Reads one to four groups of one to five digits and a unit (`h`, `m`, `s`, `ms`), added up.
 pub fn parse(text: &str) -> Option<Duration> {
     let mut rest = text;

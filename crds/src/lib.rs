@@ -4,6 +4,7 @@
 //! kept, named and refused (it never widens access). Pure: no I/O and no clock; the operator, the webhook and
 //! the CLI share it, so that they cannot disagree.
 
+pub mod compile;
 pub mod duration;
 pub mod manifest;
 pub mod meshpolicy;

@@ -11,10 +11,31 @@ pub struct Problem {
     pub message: String,
 }
 
+/// All that can be said against an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// The object is refused for these.
+    pub problems: Vec<Problem>,
+    /// The object is taken in spite of these.
+    pub warnings: Vec<Problem>,
+}
+
 impl Problem {
     /// Puts one together.
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self { path: path.into(), message: message.into() }
+    }
+}
+
+impl Findings {
+    /// Adds a problem.
+    pub fn problem(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.problems.push(Problem::new(path, message));
+    }
+
+    /// Adds a warning.
+    pub fn warning(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.warnings.push(Problem::new(path, message));
     }
 }
 
@@ -28,7 +49,10 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All problems in one line, for a condition's message or a webhook's answer.
+/// Problems in one line of bounded length, for a condition's message or a webhook's answer.
 pub fn in_one_line(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = problems.iter().take(SHOWN).map(ToString::to_string).collect();
+    let shown = shown.join("; ");
+    if problems.len() > SHOWN { format!("{shown}; and {} more", problems.len() - SHOWN) } else { shown }
 }

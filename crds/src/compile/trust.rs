@@ -1,0 +1,70 @@
+//! MeshTrust to what the operator keeps to.
+
+use std::time::Duration;
+
+use byrnie_model::TrustDomain;
+
+use super::problem;
+use crate::{
+    MeshTrust, duration,
+    meshtrust::Trust,
+    problem::{Findings, Problem},
+};
+
+/// What the operator keeps to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustPlan {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// How long a workload's certificate lives.
+    pub leaf_lifetime: Duration,
+    /// How long a root of our own lives.
+    pub root_lifetime: Duration,
+    /// Where the root comes from.
+    pub source: RootSource,
+}
+
+/// Where the root comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootSource {
+    /// The operator makes it.
+    SelfManaged,
+    /// A Secret of the control plane's namespace, by name.
+    Secret(String),
+}
+
+/// Compiles a MeshTrust.
+///
+/// # Errors
+/// Everything that is wrong with it; what was in force stays in force.
+pub fn mesh_trust(trust: &MeshTrust) -> Result<TrustPlan, Vec<Problem>> {
+    let written = trust.spec.read().map_err(|unread| unread.problems.clone())?;
+    let mut findings = Findings::default();
+    compile(written, &mut findings).ok_or(findings.problems)
+}
+
+fn compile(trust: &Trust, findings: &mut Findings) -> Option<TrustPlan> {
+    let trust_domain = match trust.trust_domain.parse() {
+        Ok(domain) => Some(domain),
+        Err(error) => problem("spec.trustDomain", format!("{error}"), findings),
+    };
+    let leaf = lifetime(&trust.leaf_lifetime, "spec.leafLifetime", findings);
+    let root = lifetime(&trust.root_lifetime, "spec.rootLifetime", findings);
+    let source = match (&trust.source.self_managed, &trust.source.secret) {
+        (Some(_), None) => Some(RootSource::SelfManaged),
+        (None, Some(secret)) => Some(RootSource::Secret(secret.name.clone())),
+        _ => problem("spec.source", "is exactly one of selfManaged and secret", findings),
+    };
+    let (leaf, root) = (leaf?, root?);
+    if leaf < Duration::from_secs(60) || leaf > Duration::from_secs(168 * 3600) {
+        return problem("spec.leafLifetime", "must be 1m to 168h", findings);
+    }
+    if leaf * 2 > root {
+        return problem("spec.rootLifetime", "must be at least twice leafLifetime", findings);
+    }
+    Some(TrustPlan { trust_domain: trust_domain?, leaf_lifetime: leaf, root_lifetime: root, source: source? })
+}
+
+fn lifetime(text: &str, path: &str, findings: &mut Findings) -> Option<Duration> {
+    duration::parse(text).or_else(|| problem(path, duration::EXPLAINED, findings))
+}

@@ -5,20 +5,25 @@
 //! the CLI share it, so that they cannot disagree.
 
 pub mod compile;
+pub mod convert;
 pub mod duration;
 pub mod manifest;
 pub mod meshpolicy;
 pub mod meshtrust;
 pub mod names;
 pub mod problem;
+mod quantity;
 mod schema;
 pub mod section;
 pub mod shape;
 pub mod status;
+pub mod summary;
 pub mod trafficsplit;
+pub mod validate;
 
 pub use meshpolicy::{MeshPolicy, MeshPolicySpec};
 pub use meshtrust::{MeshTrust, MeshTrustSpec};
-pub use problem::Problem;
+pub use problem::{Findings, Problem};
 pub use section::Section;
 pub use trafficsplit::{TrafficSplit, TrafficSplitSpec};
+pub use validate::validate;

@@ -12,7 +12,7 @@ use crate::{
     MeshPolicy, MeshTrust, TrafficSplit,
     meshpolicy::{AuthorizationSpec, MtlsSpec, TargetRef, TrafficSpec},
     meshtrust::Trust,
-    names,
+    names, quantity,
     section::Shape,
     trafficsplit::Split,
 };
@@ -52,7 +52,9 @@ pub fn traffic_split() -> CustomResourceDefinition {
     let current = crd.spec.versions.remove(0);
     let older =
         |name: &str| CustomResourceDefinitionVersion { name: name.into(), storage: false, ..current.clone() };
-    crd.spec.versions = vec![older("v1alpha1"), older("v1alpha2"), older("v1alpha3"), current];
+    let mut oldest = older("v1alpha1");
+    weigh_in_quantities(&mut oldest);
+    crd.spec.versions = vec![oldest, older("v1alpha2"), older("v1alpha3"), current];
     crd.spec.conversion = Some(CustomResourceConversion {
         strategy: "Webhook".into(),
         webhook: Some(WebhookConversion {
@@ -71,12 +73,35 @@ pub fn traffic_split() -> CustomResourceDefinition {
     crd
 }
 
+/// Weights of v1alpha1 are Quantities.
+fn weigh_in_quantities(version: &mut CustomResourceDefinitionVersion) {
+    let root = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut());
+    let backends = root.and_then(|s| property(s, "spec")).and_then(|s| property(s, "backends"));
+    let Some(JSONSchemaPropsOrArray::Schema(backend)) = backends.and_then(|s| s.items.as_mut()) else {
+        return;
+    };
+    if let Some(weight) = property(backend, "weight") {
+        *weight = JSONSchemaProps {
+            description: weight.description.take(),
+            x_kubernetes_int_or_string: Some(true),
+            minimum: Some(0.0),
+            max_length: Some(32),
+            pattern: Some(quantity::PATTERN.into()),
+            ..JSONSchemaProps::default()
+        };
+    }
+}
+
+fn property<'a>(schema: &'a mut JSONSchemaProps, name: &str) -> Option<&'a mut JSONSchemaProps> {
+    schema.properties.as_mut()?.get_mut(name)
+}
+
 fn ours(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     let labels = crd.metadata.labels.get_or_insert_default();
     labels.insert(names::PART_OF_LABEL.into(), names::PART_OF.into());
     for version in &mut crd.spec.versions {
         let schema = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut());
-        if let Some(spec) = schema.and_then(|s| s.properties.as_mut()).and_then(|p| p.get_mut("spec")) {
+        if let Some(spec) = schema.and_then(|s| property(s, "spec")) {
             lose_nothing(spec);
         }
     }

@@ -3,6 +3,7 @@
 //! Policy attachment after GEP-713, sources after GEP-3779, durations after GEP-2257. What it means is in
 //! [`crate::compile`]; here is only its shape. The doc comments are what `kubectl explain` shows.
 
+#![expect(clippy::duplicated_attributes, reason = "every printcolumn has a type_")]
 #![expect(unreachable_pub, reason = "derive(KubeSchema) copies each struct into a function")]
 
 use std::collections::BTreeMap;
@@ -237,7 +238,7 @@ pub struct ServiceAccountRef {
     pub name: String,
 }
 
-/// Methods and path and hosts and headers must match; what is absent matches everything.
+/// Methods and path and hosts and headers must match; what is absent or empty matches everything.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(inline)]

@@ -1,5 +1,6 @@
 //! MeshTrust: the trust domain, where its root comes from, how long certificates live and how far a rotation is.
 
+#![expect(clippy::duplicated_attributes, reason = "every printcolumn has a type_")]
 #![expect(unreachable_pub, reason = "derive(KubeSchema) copies each struct into a function")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};

@@ -3,6 +3,7 @@
 //! The group is SMI's, so that existing YAML, Flagger and Argo Rollouts work unchanged. Older versions are
 //! other spellings of the same thing ([`crate::convert`]).
 
+#![expect(clippy::duplicated_attributes, reason = "every printcolumn has a type_")]
 #![expect(unreachable_pub, reason = "derive(KubeSchema) copies each struct into a function")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;

@@ -29,18 +29,18 @@ pub(super) fn compile(spec: &TrafficSpec, findings: &mut Findings) -> Option<Tra
     let ports: Vec<u16> = spec.protocols.iter().map(|p| p.port).collect();
     unique(&ports, "spec.traffic.protocols", "port", findings)?;
     Some(Traffic {
-        timeouts: Timeouts { request: request?, idle: idle? },
+        timeouts: Timeouts { request: nonzero(request?), idle: nonzero(idle?) },
         protocols: spec.protocols.iter().map(|p| (p.port, p.protocol.into())).collect(),
     })
 }
 
-/// `Some(None)`: no limit.
-fn limit(text: Option<&str>, path: &str, findings: &mut Findings) -> Option<Option<Duration>> {
-    let Some(text) = text else { return Some(None) };
-    match duration::parse(text) {
-        Some(limit) => Some((!limit.is_zero()).then_some(limit)),
-        None => problem(path, duration::EXPLAINED, findings),
-    }
+fn limit(text: Option<&str>, path: &str, findings: &mut Findings) -> Option<Duration> {
+    let Some(text) = text else { return Some(Duration::ZERO) };
+    duration::parse(text).or_else(|| problem(path, duration::EXPLAINED, findings))
+}
+
+fn nonzero(limit: Duration) -> Option<Duration> {
+    (!limit.is_zero()).then_some(limit)
 }
 
 impl From<AppProtocol> for Protocol {

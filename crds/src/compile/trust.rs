@@ -56,7 +56,7 @@ fn compile(trust: &Trust, findings: &mut Findings) -> Option<TrustPlan> {
         _ => problem("spec.source", "is exactly one of selfManaged and secret", findings),
     };
     let (leaf, root) = (leaf?, root?);
-    if leaf < Duration::from_secs(60) || leaf > Duration::from_secs(168 * 3600) {
+    if leaf < Duration::from_mins(1) || leaf > Duration::from_hours(168) {
         return problem("spec.leafLifetime", "must be 1m to 168h", findings);
     }
     if leaf * 2 > root {

@@ -107,11 +107,14 @@ async fn validate_kind(State(webhooks): State<Arc<Webhooks>>, body: Bytes) -> Re
     if !report.problems.is_empty() {
         webhooks.metrics.validation("refused");
         let lines: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
-        return deny(&request, format!("byrnie: {} {}: {}", request.kind.kind, request.name, lines.join("; ")));
+        return deny(
+            &request,
+            format!("byrnie: {} {}: {}", request.kind.kind, request.name, lines.join("; ")),
+        );
     }
     webhooks.metrics.validation("accepted");
     let mut response = AdmissionResponse::from(&request);
-    let mut warnings = report.warnings;
+    let mut warnings: Vec<String> = report.warnings.iter().map(ToString::to_string).collect();
     warnings.extend(webhooks.targets.missing(object, request.namespace.as_deref()).await);
     if !warnings.is_empty() {
         response.warnings = Some(warnings);
@@ -123,13 +126,19 @@ async fn convert_kind(State(webhooks): State<Arc<Webhooks>>, body: Bytes) -> Res
     let Ok(mut review) = serde_json::from_slice::<Value>(&body) else {
         return (StatusCode::BAD_REQUEST, "the body is no ConversionReview").into_response();
     };
-    let request = review["request"].take();
+    if !review["request"].is_object() {
+        return (StatusCode::BAD_REQUEST, "the ConversionReview has no request").into_response();
+    }
+    let objects = review["request"]["objects"].take();
+    let request = &review["request"];
     let (Some(uid), Some(version), Value::Array(objects)) =
-        (request["uid"].as_str(), request["desiredAPIVersion"].as_str(), &request["objects"])
+        (request["uid"].as_str(), request["desiredAPIVersion"].as_str(), objects)
     else {
-        return (StatusCode::BAD_REQUEST, "the ConversionReview has no uid, desiredAPIVersion or objects").into_response();
+        return (StatusCode::BAD_REQUEST, "the ConversionReview has no uid, desiredAPIVersion or objects")
+            .into_response();
     };
-    let converted: Result<Vec<Value>, _> = objects.iter().map(|object| convert::convert(object, version)).collect();
+    let converted: Result<Vec<Value>, _> =
+        objects.into_iter().map(|object| convert::convert(object, version)).collect();
     let response = match converted {
         Ok(objects) => {
             webhooks.metrics.conversion("converted");
@@ -141,17 +150,20 @@ async fn convert_kind(State(webhooks): State<Arc<Webhooks>>, body: Bytes) -> Res
             json!({"uid": uid, "convertedObjects": [], "result": {"status": "Failure", "message": message}})
         }
     };
-    Json(json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "response": response})).into_response()
+    Json(json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "response": response}))
+        .into_response()
 }
 
 type Review = (AdmissionRequest<DynamicObject>, Value);
 
 fn review(body: &Bytes) -> Result<Review, Box<Response>> {
     let bad = |why: String| Box::new((StatusCode::BAD_REQUEST, why).into_response());
-    let raw: Value = serde_json::from_slice(body).map_err(|error| bad(format!("the body is no JSON: {error}")))?;
-    let typed: AdmissionReview<DynamicObject> =
-        serde_json::from_value(raw.clone()).map_err(|error| bad(format!("the body is no AdmissionReview: {error}")))?;
-    let request = typed.try_into().map_err(|error| bad(format!("the AdmissionReview has no request: {error}")))?;
+    let raw: Value =
+        serde_json::from_slice(body).map_err(|error| bad(format!("the body is no JSON: {error}")))?;
+    let typed: AdmissionReview<DynamicObject> = serde_json::from_value(raw.clone())
+        .map_err(|error| bad(format!("the body is no AdmissionReview: {error}")))?;
+    let request =
+        typed.try_into().map_err(|error| bad(format!("the AdmissionReview has no request: {error}")))?;
     Ok((request, raw))
 }
 

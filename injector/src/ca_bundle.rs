@@ -62,8 +62,11 @@ impl CaBundles {
     }
 
     async fn keep_mutating(&self, bundle: &ByteString) -> Result<(), kube::Error> {
-        let Some(mut configuration) = self.mutating.get_opt(&self.configuration).await? else { return Ok(()) };
-        let clients = configuration.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config.ca_bundle);
+        let Some(mut configuration) = self.mutating.get_opt(&self.configuration).await? else {
+            return Ok(());
+        };
+        let clients =
+            configuration.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config.ca_bundle);
         if set(clients, bundle) {
             self.mutating.replace(&self.configuration, &PostParams::default(), &configuration).await?;
         }
@@ -71,8 +74,11 @@ impl CaBundles {
     }
 
     async fn keep_validating(&self, bundle: &ByteString) -> Result<(), kube::Error> {
-        let Some(mut configuration) = self.validating.get_opt(&self.configuration).await? else { return Ok(()) };
-        let clients = configuration.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config.ca_bundle);
+        let Some(mut configuration) = self.validating.get_opt(&self.configuration).await? else {
+            return Ok(());
+        };
+        let clients =
+            configuration.webhooks.iter_mut().flatten().map(|webhook| &mut webhook.client_config.ca_bundle);
         if set(clients, bundle) {
             self.validating.replace(&self.configuration, &PostParams::default(), &configuration).await?;
         }
@@ -84,7 +90,9 @@ impl CaBundles {
         let labels = definition.metadata.labels.unwrap_or_default();
         let ours = labels.get("app.kubernetes.io/part-of").is_some_and(|part| part == "byrnie");
         let webhook = definition.spec.conversion.filter(|c| c.strategy == "Webhook").and_then(|c| c.webhook);
-        let Some(client) = webhook.and_then(|webhook| webhook.client_config).filter(|_| ours) else { return Ok(()) };
+        let Some(client) = webhook.and_then(|webhook| webhook.client_config).filter(|_| ours) else {
+            return Ok(());
+        };
         if client.ca_bundle.as_ref() != Some(bundle) {
             let patch = json!({"spec": {"conversion": {"webhook": {"clientConfig": {"caBundle": bundle}}}}});
             self.definitions.patch(SPLIT_CRD, &PatchParams::default(), &Patch::Merge(patch)).await?;
@@ -103,10 +111,16 @@ fn set<'a>(bundles: impl Iterator<Item = &'a mut Option<ByteString>>, wanted: &B
     changed
 }
 
-async fn within(object: &'static str, work: impl Future<Output = Result<(), kube::Error>>) -> Result<(), BundleError> {
+async fn within(
+    object: &'static str,
+    work: impl Future<Output = Result<(), kube::Error>>,
+) -> Result<(), BundleError> {
     match tokio::time::timeout(CALL, work).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(BundleError { object, cause: error.to_string() }),
-        Err(_) => Err(BundleError { object, cause: format!("the api server did not answer within {} s", CALL.as_secs()) }),
+        Err(_) => Err(BundleError {
+            object,
+            cause: format!("the api server did not answer within {} s", CALL.as_secs()),
+        }),
     }
 }

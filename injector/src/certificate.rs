@@ -11,7 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, api::PostParams};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::{
     server::{ClientHello, ResolvesServerCert},
@@ -99,7 +100,9 @@ impl Keeper {
             let next = advance(stored.as_ref(), &self.names, now)?;
             let written = match (next, current) {
                 (None, _) => None,
-                (Some(next), None) => Some((call(self.api.create(&PostParams::default(), &next.secret(None))).await, next)),
+                (Some(next), None) => {
+                    Some((call(self.api.create(&PostParams::default(), &next.secret(None))).await, next))
+                }
                 (Some(next), Some(old)) => {
                     let secret = next.secret(Some(&old));
                     Some((call(self.api.replace(SECRET, &PostParams::default(), &secret)).await, next))
@@ -108,7 +111,9 @@ impl Keeper {
             let stored = match written {
                 None => stored.ok_or_else(|| CertificateError::Content("nothing".to_owned()))?,
                 Some((Ok(_), next)) => next,
-                Some((Err(CertificateError::Api(kube::Error::Api(status))), _)) if status.code == 409 => continue,
+                Some((Err(CertificateError::Api(kube::Error::Api(status))), _)) if status.code == 409 => {
+                    continue;
+                }
                 Some((Err(error), _)) => return Err(error),
             };
             self.serving.serve(&stored.serving)?;
@@ -119,7 +124,11 @@ impl Keeper {
 }
 
 /// What the Secret should hold next; `None` when it is right as it is.
-fn advance(stored: Option<&Stored>, names: &[String], now: Timestamp) -> Result<Option<Stored>, CertificateError> {
+fn advance(
+    stored: Option<&Stored>,
+    names: &[String],
+    now: Timestamp,
+) -> Result<Option<Stored>, CertificateError> {
     let fresh = |old: Option<&Stored>| -> Result<_, CertificateError> {
         let (ca, pair) = make(names, now)?;
         let kept = old.and_then(|o| first_certificate(&o.ca_bundle)).unwrap_or_default();
@@ -161,7 +170,8 @@ impl Stored {
         let text = |key: &str| -> Option<String> { String::from_utf8(data.get(key)?.0.clone()).ok() };
         let need = |key: &str| text(key).ok_or_else(|| CertificateError::Content(format!("no {key}")));
         let serving = Pair { certificate: need("tls.crt")?, key: need("tls.key")? };
-        let since = secret.metadata.annotations.as_ref().and_then(|a| a.get(STAGED_AT)).and_then(|t| t.parse().ok());
+        let since =
+            secret.metadata.annotations.as_ref().and_then(|a| a.get(STAGED_AT)).and_then(|t| t.parse().ok());
         let staged = match (text("next.crt"), text("next.key"), since) {
             (Some(certificate), Some(key), Some(since)) => Some((Pair { certificate, key }, since)),
             _ => None,
@@ -171,7 +181,8 @@ impl Stored {
 
     fn secret(&self, old: Option<&Secret>) -> Secret {
         let mut data = BTreeMap::new();
-        let mut put = |key: &str, text: &str| data.insert(key.to_owned(), ByteString(text.as_bytes().to_vec()));
+        let mut put =
+            |key: &str, text: &str| data.insert(key.to_owned(), ByteString(text.as_bytes().to_vec()));
         put("ca.crt", &self.ca_bundle);
         put("tls.crt", &self.serving.certificate);
         put("tls.key", &self.serving.key);
@@ -210,8 +221,10 @@ impl Serving {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(pair.certificate.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|_| content("a tls.crt that is no PEM certificate"))?;
-        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|_| content("a tls.key that is no PEM key"))?;
-        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|_| content("a key of an unknown kind"))?;
+        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())
+            .map_err(|_| content("a tls.key that is no PEM key"))?;
+        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key)
+            .map_err(|_| content("a key of an unknown kind"))?;
         if self.0.load().as_ref().is_none_or(|served| served.cert != chain) {
             self.0.store(Some(Arc::new(CertifiedKey::new(chain, key))));
         }
@@ -260,7 +273,12 @@ fn expiry(pair: &Pair) -> Result<Timestamp, CertificateError> {
 
 fn first_certificate(bundle: &str) -> Option<String> {
     const END: &str = "-----END CERTIFICATE-----\n";
-    bundle.replace("\r\n", "\n").split_inclusive(END).next().filter(|text| text.ends_with(END)).map(str::to_owned)
+    bundle
+        .replace("\r\n", "\n")
+        .split_inclusive(END)
+        .next()
+        .filter(|text| text.ends_with(END))
+        .map(str::to_owned)
 }
 
 async fn call<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, CertificateError> {
@@ -291,7 +309,10 @@ mod tests {
         assert_eq!(staged.serving, first.serving);
         assert_eq!(certificates(&staged.ca_bundle), 2);
         assert!(staged.ca_bundle.ends_with(&first.ca_bundle));
-        assert_eq!(advance(Some(&staged), &names(), due + SPREAD - SignedDuration::from_secs(1)).unwrap(), None);
+        assert_eq!(
+            advance(Some(&staged), &names(), due + SPREAD - SignedDuration::from_secs(1)).unwrap(),
+            None
+        );
 
         let served = advance(Some(&staged), &names(), due + SPREAD).unwrap().unwrap();
         assert_eq!((Some(served.serving.clone()), &served.staged), (staged.staged.map(|(p, _)| p), &None));

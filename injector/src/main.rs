@@ -30,7 +30,9 @@ async fn main() -> anyhow::Result<()> {
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         bail!("a cryptography provider was installed already");
     }
-    let client = Client::try_default().await.context("cannot reach kubernetes: neither a service account nor a kubeconfig works")?;
+    let client = Client::try_default()
+        .await
+        .context("cannot reach kubernetes: neither a service account nor a kubeconfig works")?;
     let (namespaces, watch) = Namespaces::watch(client.clone());
     let serving = Arc::new(Serving::default());
     let webhooks = Arc::new(Webhooks {
@@ -39,7 +41,8 @@ async fn main() -> anyhow::Result<()> {
         targets: Targets::new(client.clone()),
         metrics: Metrics::default(),
     });
-    let keeper = Keeper::new(Api::namespaced(client.clone(), &args.namespace), args.dns_names(), serving.clone());
+    let keeper =
+        Keeper::new(Api::namespaced(client.clone(), &args.namespace), args.dns_names(), serving.clone());
     let bundles = CaBundles::new(&client, args.webhook_configuration.clone());
     let tls = server::tls(serving.clone()).context("cannot set TLS up")?;
     let stop = CancellationToken::new();
@@ -89,6 +92,10 @@ async fn terminated(stop: CancellationToken) -> anyhow::Result<()> {
 fn log(filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("log filter {filter:?}"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() { builder.init() } else { builder.json().flatten_event(true).init() }
+    if std::io::stderr().is_terminal() {
+        builder.init()
+    } else {
+        builder.json().flatten_event(true).init()
+    }
     Ok(())
 }

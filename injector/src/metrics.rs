@@ -26,8 +26,16 @@ impl Default for Metrics {
         let (pods, validations, conversions) = (Family::default(), Family::default(), Family::default());
         let certificate_expiry = Gauge::default();
         registry.register("pods", "Pods seen by the injecting webhook, by outcome", pods.clone());
-        registry.register("validations", "Objects seen by the validating webhook, by outcome", validations.clone());
-        registry.register("conversions", "TrafficSplits converted between versions, by outcome", conversions.clone());
+        registry.register(
+            "validations",
+            "Objects seen by the validating webhook, by outcome",
+            validations.clone(),
+        );
+        registry.register(
+            "conversions",
+            "TrafficSplits converted between versions, by outcome",
+            conversions.clone(),
+        );
         registry.register(
             "certificate_expiry_timestamp_seconds",
             "When the serving certificate expires, in Unix seconds",

@@ -44,7 +44,8 @@ impl Namespace {
 
     /// The PodSecurity level that forbids NET_ADMIN here, if one does.
     pub fn forbids_net_admin(&self) -> Option<&str> {
-        self.label("pod-security.kubernetes.io/enforce").filter(|level| matches!(*level, "baseline" | "restricted"))
+        self.label("pod-security.kubernetes.io/enforce")
+            .filter(|level| matches!(*level, "baseline" | "restricted"))
     }
 
     fn label(&self, name: &str) -> Option<&str> {

@@ -43,13 +43,22 @@ pub fn tls(serving: Arc<Serving>) -> Result<ServerConfig, rustls::Error> {
 pub fn admin(webhooks: Arc<Webhooks>, serving: Arc<Serving>) -> Router {
     let ready = move || {
         let ready = serving.is_ready();
-        async move { if ready { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "no serving certificate yet\n") } }
+        async move {
+            if ready {
+                (StatusCode::OK, "ready\n")
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, "no serving certificate yet\n")
+            }
+        }
     };
     let metrics = move || {
         let text = webhooks.metrics.render();
         async move { ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text) }
     };
-    Router::new().route("/ready", get(ready)).route("/live", get(|| async { "live\n" })).route("/metrics", get(metrics))
+    Router::new()
+        .route("/ready", get(ready))
+        .route("/live", get(|| async { "live\n" }))
+        .route("/metrics", get(metrics))
 }
 
 /// Serves until `stop`; then lets requests in flight end.
@@ -90,7 +99,12 @@ pub async fn serve(
     Ok(())
 }
 
-async fn connection(stream: TcpStream, acceptor: Option<TlsAcceptor>, routes: Router, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    routes: Router,
+    stop: CancellationToken,
+) {
     let _ = stream.set_nodelay(true);
     match acceptor {
         None => requests(stream, routes, stop).await,

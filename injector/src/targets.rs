@@ -72,7 +72,8 @@ mod tests {
     fn services_are_found_where_users_name_them() {
         let policy = json!({"spec": {"targetRefs": [{"kind": "Pod"}, {"kind": "Service", "name": "pay"}]}});
         assert_eq!(services(&policy), [("spec.targetRefs[1]".to_owned(), "pay".to_owned())]);
-        let split = json!({"spec": {"service": "web.shop.svc", "backends": [{"service": "web-v1", "weight": 1}]}});
+        let split =
+            json!({"spec": {"service": "web.shop.svc", "backends": [{"service": "web-v1", "weight": 1}]}});
         let names: Vec<String> = services(&split).into_iter().map(|(_, name)| name).collect();
         assert_eq!(names, ["web", "web-v1"]);
     }

@@ -1,13 +1,10 @@
 //! The containers and the volume that make a pod a mesh member.
 
-use byrnie_crds::names;
+use byrnie_crds::names::{self, IDENTITY_PATH as MOUNT, IDENTITY_VOLUME as VOLUME};
 use serde_json::{Value, json};
 
-use super::{Settings, annotation, list, object, refusal::Refusal};
+use super::{Settings, annotation, list, list_if_any, object, refusal::Refusal};
 use crate::namespace::Namespace;
-
-const VOLUME: &str = "byrnie-identity";
-const MOUNT: &str = "/var/run/byrnie";
 
 /// All that the added containers need to know.
 pub(super) struct Mesh<'a> {
@@ -25,15 +22,17 @@ pub(super) fn remove(pod: &mut Value) -> Vec<Value> {
     let ours = |c: &Value| matches!(c["name"].as_str(), Some(names::PROXY_CONTAINER | names::INIT_CONTAINER));
     let mut probes = vec![];
     for field in ["initContainers", "containers"] {
-        let Some(containers) = pod["spec"][field].as_array_mut() else { continue };
+        let Some(containers) = list_if_any(pod, field) else { continue };
         for container in containers.iter().filter(|c| ours(c)) {
-            let env = container["env"].as_array().into_iter().flatten().find(|e| e["name"] == "BYRNIE_PROBES");
-            let known = env.and_then(|e| e["value"].as_str()).and_then(|text| serde_json::from_str(text).ok());
+            let env =
+                container["env"].as_array().into_iter().flatten().find(|e| e["name"] == "BYRNIE_PROBES");
+            let known =
+                env.and_then(|e| e["value"].as_str()).and_then(|text| serde_json::from_str(text).ok());
             probes = known.unwrap_or(probes);
         }
         containers.retain(|c| !ours(c));
     }
-    if let Some(volumes) = pod["spec"]["volumes"].as_array_mut() {
+    if let Some(volumes) = list_if_any(pod, "volumes") {
         volumes.retain(|v| v["name"] != VOLUME);
     }
     probes
@@ -55,18 +54,23 @@ impl<'a> Mesh<'a> {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             items.map(|item| number(name, item)).collect()
         };
-        let workers = annotation(pod, names::WORKERS_ANNOTATION).map_or(Ok(1), |text| number(names::WORKERS_ANNOTATION, text))?;
+        let workers = annotation(pod, names::WORKERS_ANNOTATION)
+            .map_or(Ok(1), |text| number(names::WORKERS_ANNOTATION, text))?;
         if workers > 64 {
             let problem = "at most 64 workers".to_owned();
-            return Err(Refusal::Annotation { annotation: names::WORKERS_ANNOTATION, value: workers.to_string(), problem });
+            return Err(Refusal::Annotation {
+                annotation: names::WORKERS_ANNOTATION,
+                value: workers.to_string(),
+                problem,
+            });
         }
         Ok(Self {
             settings,
             probes,
-            skip_inbound: ports(names::SKIP_INBOUND_ANNOTATION)?,
-            skip_outbound: ports(names::SKIP_OUTBOUND_ANNOTATION)?,
+            skip_inbound: ports(names::SKIP_INBOUND_PORTS_ANNOTATION)?,
+            skip_outbound: ports(names::SKIP_OUTBOUND_PORTS_ANNOTATION)?,
             workers,
-            log: annotation(pod, names::LOG_ANNOTATION).unwrap_or(&settings.log).to_owned(),
+            log: annotation(pod, names::LOG_LEVEL_ANNOTATION).unwrap_or(&settings.log).to_owned(),
             resources: resources(pod, settings)?,
         })
     }
@@ -77,7 +81,8 @@ impl<'a> Mesh<'a> {
         let metadata = object(pod, "metadata");
         let mut metadata = Value::Object(std::mem::take(metadata));
         object(&mut metadata, "labels").insert(names::INJECTED_LABEL.into(), json!("true"));
-        object(&mut metadata, "annotations").insert(names::VERSION_ANNOTATION.into(), json!(self.settings.version));
+        object(&mut metadata, "annotations")
+            .insert(names::PROXY_VERSION_ANNOTATION.into(), json!(self.settings.version));
         pod["metadata"] = metadata;
         list(pod, "initContainers").splice(0..0, [self.init(), self.proxy()]);
         list(pod, "volumes").push(self.volume());
@@ -88,10 +93,12 @@ impl<'a> Mesh<'a> {
             "init".to_owned(),
             format!("--inbound-port={}", names::INBOUND_PORT),
             format!("--outbound-port={}", names::OUTBOUND_PORT),
-            format!("--admin-port={}", names::ADMIN_PORT),
+            format!("--admin-port={}", names::PROXY_ADMIN_PORT),
             format!("--proxy-uid={}", names::PROXY_UID),
         ];
-        for (flag, ports) in [("--skip-inbound-ports", &self.skip_inbound), ("--skip-outbound-ports", &self.skip_outbound)] {
+        for (flag, ports) in
+            [("--skip-inbound-ports", &self.skip_inbound), ("--skip-outbound-ports", &self.skip_outbound)]
+        {
             if !ports.is_empty() {
                 let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
                 args.push(format!("{flag}={}", ports.join(",")));
@@ -117,7 +124,8 @@ impl<'a> Mesh<'a> {
     }
 
     fn proxy(&self) -> Value {
-        let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+        let field =
+            |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
         let probes = serde_json::to_string(&self.probes).unwrap_or_default();
         json!({
             "name": names::PROXY_CONTAINER,
@@ -136,7 +144,7 @@ impl<'a> Mesh<'a> {
                 {"name": "BYRNIE_LOG", "value": self.log},
                 {"name": "BYRNIE_PROBES", "value": probes},
             ],
-            "ports": [{"name": "byrnie-admin", "containerPort": names::ADMIN_PORT, "protocol": "TCP"}],
+            "ports": [{"name": "byrnie-admin", "containerPort": names::PROXY_ADMIN_PORT, "protocol": "TCP"}],
             "lifecycle": {"postStart": {"exec": {"command": ["/byrnie-proxy", "await"]}}},
             "resources": self.resources,
             "volumeMounts": [{"name": VOLUME, "mountPath": MOUNT, "readOnly": true}],
@@ -161,7 +169,7 @@ impl<'a> Mesh<'a> {
                 "defaultMode": 0o444,
                 "sources": [
                     {"serviceAccountToken": {
-                        "audience": format!("byrnie.dev/{}", self.settings.trust_domain),
+                        "audience": names::audience(&self.settings.trust_domain),
                         "expirationSeconds": 3600,
                         "path": "token",
                     }},
@@ -176,10 +184,10 @@ fn resources(pod: &Value, settings: &Settings) -> Result<Value, Refusal> {
     let defaults = &settings.resources;
     let mut resources = json!({});
     for (field, kind, name, default) in [
-        ("requests", "cpu", names::CPU_REQUEST_ANNOTATION, &defaults.cpu_request),
-        ("requests", "memory", names::MEMORY_REQUEST_ANNOTATION, &defaults.memory_request),
-        ("limits", "cpu", names::CPU_LIMIT_ANNOTATION, &defaults.cpu_limit),
-        ("limits", "memory", names::MEMORY_LIMIT_ANNOTATION, &defaults.memory_limit),
+        ("requests", "cpu", names::PROXY_CPU_REQUEST_ANNOTATION, &defaults.cpu_request),
+        ("requests", "memory", names::PROXY_MEMORY_REQUEST_ANNOTATION, &defaults.memory_request),
+        ("limits", "cpu", names::PROXY_CPU_LIMIT_ANNOTATION, &defaults.cpu_limit),
+        ("limits", "memory", names::PROXY_MEMORY_LIMIT_ANNOTATION, &defaults.memory_limit),
     ] {
         let text = annotation(pod, name).unwrap_or(default);
         if text.is_empty() {
@@ -202,7 +210,10 @@ fn is_quantity(text: &str) -> bool {
     let whole = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     parts.next().is_some_and(whole)
         && parts.next().is_none_or(whole)
-        && matches!(suffix, "" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei")
+        && matches!(
+            suffix,
+            "" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | "Ki" | "Mi" | "Gi" | "Ti" | "Pi" | "Ei"
+        )
 }
 
 fn number(annotation: &'static str, text: &str) -> Result<u16, Refusal> {

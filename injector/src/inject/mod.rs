@@ -57,6 +57,9 @@ pub enum Outcome {
 /// # Errors
 /// A [`Refusal`] when the pod asks for the mesh and cannot have it; it says what to do.
 pub fn inject(pod: &Value, namespace: &Namespace, settings: &Settings) -> Result<Outcome, Refusal> {
+    if !pod.is_object() {
+        return Ok(Outcome::Untouched("it is no object; the api server says the rest"));
+    }
     let wish = label(pod, names::INJECT_LABEL);
     if annotation(pod, "kubernetes.io/config.mirror").is_some() {
         return Ok(Outcome::Untouched("a mirror pod belongs to its node and cannot be changed"));
@@ -108,7 +111,12 @@ pub(crate) fn object<'a>(value: &'a mut Value, field: &str) -> &'a mut Map<Strin
     value[field].as_object_mut().expect("it was made an object one line above")
 }
 
-/// All containers of a pod with the field they are listed in: init containers first, as they start.
+/// The array at `spec.<field>`, if it is one.
+pub(crate) fn list_if_any<'a>(pod: &'a mut Value, field: &str) -> Option<&'a mut Vec<Value>> {
+    pod.get_mut("spec")?.get_mut(field)?.as_array_mut()
+}
+
+/// All containers of a pod, init containers first, as they start.
 pub(crate) fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
     ["initContainers", "containers"].into_iter().filter_map(|field| pod["spec"][field].as_array()).flatten()
 }

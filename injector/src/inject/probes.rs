@@ -4,7 +4,7 @@
 use byrnie_crds::names;
 use serde_json::{Value, json};
 
-use super::refusal::Refusal;
+use super::{list_if_any, refusal::Refusal};
 
 const PROBES: [&str; 3] = ["startupProbe", "readinessProbe", "livenessProbe"];
 const HOOKS: [&str; 2] = ["postStart", "preStop"];
@@ -14,7 +14,7 @@ const HOOKS: [&str; 2] = ["postStart", "preStop"];
 pub(super) fn rewrite(pod: &mut Value, known: Vec<Value>) -> Result<Vec<Value>, Refusal> {
     let mut probes = known;
     for field in ["initContainers", "containers"] {
-        for container in pod["spec"][field].as_array_mut().into_iter().flatten() {
+        for container in list_if_any(pod, field).into_iter().flatten() {
             for probe in PROBES {
                 if container[probe].is_object() {
                     rewrite_one(container, &["", probe], probe, &mut probes)?;
@@ -30,7 +30,12 @@ pub(super) fn rewrite(pod: &mut Value, known: Vec<Value>) -> Result<Vec<Value>, 
     Ok(probes)
 }
 
-fn rewrite_one(container: &mut Value, at: &[&str; 2], field: &'static str, probes: &mut Vec<Value>) -> Result<(), Refusal> {
+fn rewrite_one(
+    container: &mut Value,
+    at: &[&str; 2],
+    field: &'static str,
+    probes: &mut Vec<Value>,
+) -> Result<(), Refusal> {
     let name = container["name"].as_str().unwrap_or_default().to_owned();
     let ports = container["ports"].clone();
     let holder = if at[0].is_empty() { container } else { &mut container[at[0]] };
@@ -43,7 +48,12 @@ fn rewrite_one(container: &mut Value, at: &[&str; 2], field: &'static str, probe
         if get["host"].as_str().is_some_and(|host| !host.is_empty()) || is_ours(get) {
             return Ok(());
         }
-        let headers: Vec<Value> = get["httpHeaders"].as_array().into_iter().flatten().map(|h| json!([h["name"], h["value"]])).collect();
+        let headers: Vec<Value> = get["httpHeaders"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|h| json!([h["name"], h["value"]]))
+            .collect();
         let path = get["path"].as_str().filter(|p| !p.is_empty()).unwrap_or("/");
         let scheme = get["scheme"].as_str().unwrap_or("HTTP");
         json!({"http": {"port": port(&get["port"])?, "path": path, "scheme": scheme, "headers": headers}, "timeoutSeconds": timeout})
@@ -66,12 +76,15 @@ fn rewrite_one(container: &mut Value, at: &[&str; 2], field: &'static str, probe
     for kind in ["httpGet", "tcpSocket", "grpc"] {
         fields.remove(kind);
     }
-    fields.insert("httpGet".into(), json!({"path": format!("/probe/{index}"), "port": names::ADMIN_PORT, "scheme": "HTTP"}));
+    fields.insert(
+        "httpGet".into(),
+        json!({"path": format!("/probe/{index}"), "port": names::PROXY_ADMIN_PORT, "scheme": "HTTP"}),
+    );
     Ok(())
 }
 
 fn is_ours(get: &Value) -> bool {
-    get["port"].as_u64() == Some(names::ADMIN_PORT.into())
+    get["port"].as_u64() == Some(names::PROXY_ADMIN_PORT.into())
         && get["path"].as_str().is_some_and(|path| path.starts_with("/probe/"))
 }
 
@@ -80,10 +93,15 @@ fn resolve(wanted: &Value, ports: &Value) -> Result<u16, String> {
     let number = match wanted {
         Value::String(name) if name.parse::<u16>().is_err() => {
             let named = ports.as_array().into_iter().flatten().find(|p| p["name"].as_str() == Some(name));
-            named.and_then(|p| p["containerPort"].as_u64()).ok_or_else(|| format!("no port of the container is named {name:?}"))?
+            named
+                .and_then(|p| p["containerPort"].as_u64())
+                .ok_or_else(|| format!("no port of the container is named {name:?}"))?
         }
         Value::String(number) => number.parse().map_err(|_| format!("port {number:?} is no number"))?,
         _ => wanted.as_u64().ok_or_else(|| format!("port {wanted} is neither a name nor a number"))?,
     };
-    u16::try_from(number).ok().filter(|port| *port > 0).ok_or_else(|| format!("port {number} is not between 1 and 65535"))
+    u16::try_from(number)
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| format!("port {number} is not between 1 and 65535"))
 }

@@ -14,14 +14,17 @@ pub enum Refusal {
     #[error(
         "byrnie: pod uses hostNetwork, so redirecting its traffic would redirect its node's; remove hostNetwork, run it in a namespace \
          without the label {}, or allow opting out with the namespace annotation {}=true and label the pod {}=disabled",
-        names::INJECT_LABEL, names::ALLOW_OPT_OUT_ANNOTATION, names::INJECT_LABEL
+        names::INJECT_LABEL,
+        names::ALLOW_OPT_OUT_ANNOTATION,
+        names::INJECT_LABEL
     )]
     HostNetwork,
     /// The namespace's PodSecurity level would refuse the injected pod.
     #[error(
         "byrnie: namespace {namespace} enforces PodSecurity level {level:?}, which forbids the capability NET_ADMIN that the init container \
          byrnie-init needs to redirect the pod's traffic; set pod-security.kubernetes.io/enforce=privileged on the namespace (and keep \
-         warn and audit at {level}), or take the label {} off it", names::INJECT_LABEL
+         warn and audit at {level}), or take the label {} off it",
+        names::INJECT_LABEL
     )]
     PodSecurity {
         /// The namespace.
@@ -32,7 +35,8 @@ pub enum Refusal {
     /// Only namespaces decide about opting out.
     #[error(
         "byrnie: pod is labelled {}=disabled, but namespace {namespace} does not allow opting out; annotate the namespace {}=true or remove the label",
-        names::INJECT_LABEL, names::ALLOW_OPT_OUT_ANNOTATION
+        names::INJECT_LABEL,
+        names::ALLOW_OPT_OUT_ANNOTATION
     )]
     OptOut {
         /// The namespace.
@@ -41,7 +45,8 @@ pub enum Refusal {
     /// As above, for an annotation that takes ports out.
     #[error(
         "byrnie: annotation {annotation} takes ports out of the mesh, but namespace {namespace} does not allow opting out; annotate the \
-         namespace {}=true or remove the annotation", names::ALLOW_OPT_OUT_ANNOTATION
+         namespace {}=true or remove the annotation",
+        names::ALLOW_OPT_OUT_ANNOTATION
     )]
     SkippedPorts {
         /// The annotation.
@@ -50,7 +55,10 @@ pub enum Refusal {
         namespace: String,
     },
     /// The label has a value that means nothing.
-    #[error("byrnie: label {}={value:?} on the pod means nothing; use \"enabled\" or \"disabled\"", names::INJECT_LABEL)]
+    #[error(
+        "byrnie: label {}={value:?} on the pod means nothing; use \"enabled\" or \"disabled\"",
+        names::INJECT_LABEL
+    )]
     Label {
         /// The value.
         value: String,
@@ -75,7 +83,9 @@ pub enum Refusal {
         what: String,
     },
     /// A container listens where the proxy does.
-    #[error("byrnie: container {container:?} declares port {port}, which the proxy uses; choose another port")]
+    #[error(
+        "byrnie: container {container:?} declares port {port}, which the proxy uses; choose another port"
+    )]
     Port {
         /// The container.
         container: String,
@@ -121,8 +131,13 @@ pub(super) fn check(pod: &Value, namespace: &Namespace) -> Result<(), Refusal> {
         if is_proxy_user(&container["securityContext"]) {
             return Err(Refusal::ProxyUser { what: format!("container {name:?}") });
         }
-        for port in container["ports"].as_array().into_iter().flatten().filter_map(|p| p["containerPort"].as_u64()) {
-            if [names::OUTBOUND_PORT, names::INBOUND_PORT, names::ADMIN_PORT].map(u64::from).contains(&port) {
+        for port in
+            container["ports"].as_array().into_iter().flatten().filter_map(|p| p["containerPort"].as_u64())
+        {
+            if [names::OUTBOUND_PORT, names::INBOUND_PORT, names::PROXY_ADMIN_PORT]
+                .map(u64::from)
+                .contains(&port)
+            {
                 return Err(Refusal::Port { container: name.to_owned(), port });
             }
         }

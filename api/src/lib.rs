@@ -11,8 +11,11 @@ pub mod v1 {
 
 pub mod decode;
 pub mod encode;
+mod parts;
+mod trust;
 
 pub use decode::DecodeError;
+pub use trust::Trust;
 
 /// Content that this version of the proxy understands; the operator lists in `required_features` what a resource needs.
 pub const FEATURES: &[&str] = &[];

@@ -182,7 +182,8 @@ pub fn is_dns_label(text: &str) -> bool {
         && bytes[bytes.len() - 1] != b'-'
 }
 
-fn is_dns_subdomain(text: &str, max: usize) -> bool {
+/// A DNS-1123 subdomain of at most `max` bytes: labels as above, joined by dots, without their length limit.
+pub fn is_dns_subdomain(text: &str, max: usize) -> bool {
     text.len() <= max
         && text.split('.').all(|label| {
             let bytes = label.as_bytes();

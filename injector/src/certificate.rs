@@ -143,7 +143,6 @@ fn advance(
         Some((pair, since)) if now.duration_since(*since) >= SPREAD || left <= SignedDuration::ZERO => {
             Ok(Some(Stored { serving: pair.clone(), staged: None, ..stored.clone() }))
         }
-        Some(_) => Ok(None),
         None if left <= SignedDuration::ZERO => {
             let (ca_bundle, serving) = fresh(Some(stored))?;
             Ok(Some(Stored { ca_bundle, serving, staged: None }))
@@ -152,7 +151,7 @@ fn advance(
             let (ca_bundle, pair) = fresh(Some(stored))?;
             Ok(Some(Stored { ca_bundle, staged: Some((pair, now)), ..stored.clone() }))
         }
-        None => Ok(None),
+        _ => Ok(None),
     }
 }
 

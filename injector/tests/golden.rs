@@ -1,6 +1,8 @@
 //! Pods of many shapes before and after: the whole injected pod is compared with the kept one, and injecting it again
 //! changes nothing.
 
+#![expect(clippy::panic, reason = "a test says what it got instead")]
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use byrnie_injector::{
@@ -49,6 +51,7 @@ fn refused(pod: &Value, namespace: &Namespace) -> String {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "reads like the YAML it stands for")]
 fn pod(spec: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec})
 }

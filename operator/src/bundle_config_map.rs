@@ -1,0 +1,295 @@
+//! The ConfigMap `byrnie-trust` in every namespace that has, or may get, meshed pods: whom to trust at the first
+//! connection and where the operator is. Pods wait for this mount, so a newly labelled namespace gets it at once.
+//!
+//! RBAC: `configmaps` get, list, watch (by label), create, patch, delete in all namespaces; `services` get in the
+//! operator's own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use byrnie_crds::names;
+use byrnie_model::SpiffeId;
+use futures::StreamExt;
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Namespace, Pod, Service},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    runtime::{WatchStreamExt, reflector, reflector::ObjectRef, watcher},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{debug, info, warn};
+
+use crate::{
+    api_call::{self, ApiError},
+    lease::Fence,
+    metrics::Metrics,
+    store::Stores,
+    trust::current::Trusted,
+};
+
+/// Even when nothing seems to happen, everything is compared this often.
+const RESYNC: Duration = Duration::from_mins(10);
+/// Many events in a row are answered together.
+const COALESCE: Duration = Duration::from_millis(50);
+/// Writes at the same time.
+const CONCURRENCY: usize = 8;
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_mins(1);
+
+/// Where proxies find the operator.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// The Service whose cluster IP is told, in the operator's namespace.
+    pub service: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Told instead of the Service's cluster IP.
+    pub advertise: Option<IpAddr>,
+    /// Port of the identity service.
+    pub identity_port: u16,
+    /// Port of the discovery service.
+    pub discovery_port: u16,
+    /// The operator's name.
+    pub operator_id: SpiffeId,
+}
+
+/// See the module.
+pub struct BundleConfigMaps {
+    client: Client,
+    stores: Stores,
+    trust: watch::Receiver<Option<Arc<Trusted>>>,
+    address: Address,
+    fence: Fence,
+    metrics: Metrics,
+}
+
+impl BundleConfigMaps {
+    /// Needs what is watched, the trust, and the permission to write.
+    pub fn new(
+        client: Client,
+        stores: Stores,
+        trust: watch::Receiver<Option<Arc<Trusted>>>,
+        address: Address,
+        fence: Fence,
+        metrics: Metrics,
+    ) -> Self {
+        Self { client, stores, trust, address, fence, metrics }
+    }
+
+    /// Works for as long as this replica leads.
+    pub async fn run(&self) {
+        let (store, writer) = reflector::store::<ConfigMap>();
+        // By name: so that the permission to watch can be limited to that name.
+        let ours = watcher::Config::default()
+            .fields(&format!("metadata.name={}", names::TRUST_CONFIG_MAP))
+            .labels(&format!("{}={}", names::PART_OF_LABEL, names::PART_OF));
+        let seen = watch::Sender::new(());
+        let watch =
+            watcher(Api::<ConfigMap>::all(self.client.clone()), ours).default_backoff().reflect(writer);
+        let watch = watch.for_each(|event| {
+            if let Err(e) = event {
+                warn!(error = %e, "cannot watch ConfigMaps");
+                self.metrics.failed("ConfigMap");
+            }
+            seen.send_replace(());
+            std::future::ready(())
+        });
+        tokio::join!(watch, self.keep(&store, seen.subscribe()));
+    }
+
+    async fn keep(&self, store: &reflector::Store<ConfigMap>, mut seen: watch::Receiver<()>) {
+        if store.wait_until_ready().await.is_err() {
+            return;
+        }
+        let mut changes = self.stores.changes();
+        let mut trust = self.trust.clone();
+        let mut failures: HashMap<String, (Duration, Instant)> = HashMap::new();
+        loop {
+            let next = self.round(store, &mut failures).await;
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = trust.changed() => {}
+                _ = seen.changed() => {}
+                () = sleep_until(next) => {}
+            }
+            sleep(COALESCE).await;
+            changes.borrow_and_update();
+            trust.borrow_and_update();
+            seen.borrow_and_update();
+        }
+    }
+
+    /// Brings all namespaces in line; when to come again at the latest.
+    async fn round(
+        &self,
+        store: &reflector::Store<ConfigMap>,
+        failures: &mut HashMap<String, (Duration, Instant)>,
+    ) -> Instant {
+        let now = Instant::now();
+        let Some(trusted) = self.trust.borrow().clone() else { return now + RESYNC };
+        let data = match self.data(&trusted).await {
+            Ok(data) => data,
+            Err(e) => {
+                warn!(error = %e, service = self.address.service, "the operator's own address is not known");
+                self.metrics.failed("ConfigMap");
+                return now + FIRST_RETRY * 4;
+            }
+        };
+        let wanted = wanted(&self.stores.namespaces.state(), &self.stores.pods.state());
+        let existing = store.state();
+        let mut work: Vec<Work> = existing
+            .iter()
+            .filter(|map| map.namespace().is_some_and(|namespace| !wanted.contains(&namespace)))
+            .map(|map| Work::Remove(map.namespace().unwrap_or_default(), map.uid()))
+            .collect();
+        for namespace in wanted {
+            let reference = ObjectRef::new(names::TRUST_CONFIG_MAP).within(&namespace);
+            if store.get(&reference).is_none_or(|map| map.data.as_ref() != Some(&data)) {
+                work.push(Work::Write(namespace));
+            }
+        }
+        failures.retain(|namespace, _| work.iter().any(|work| work.namespace() == namespace));
+        work.retain(|work| failures.get(work.namespace()).is_none_or(|(_, at)| *at <= now));
+        let data = &data;
+        let results: Vec<(String, Result<(), ApiError>)> = futures::stream::iter(work)
+            .map(|work| async move { (work.namespace().to_owned(), self.carry_out(work, data).await) })
+            .buffer_unordered(CONCURRENCY)
+            .collect()
+            .await;
+        for (namespace, result) in results {
+            match result {
+                Ok(()) => {
+                    failures.remove(&namespace);
+                }
+                Err(e) => {
+                    self.metrics.failed("ConfigMap");
+                    warn!(namespace, error = %e, "ConfigMap {} is not in line", names::TRUST_CONFIG_MAP);
+                    let wait =
+                        failures.get(&namespace).map_or(FIRST_RETRY, |(wait, _)| (*wait * 2).min(LAST_RETRY));
+                    failures.insert(namespace, (wait, Instant::now() + wait));
+                }
+            }
+        }
+        failures.values().map(|(_, at)| *at).min().unwrap_or(now + RESYNC)
+    }
+
+    async fn carry_out(&self, work: Work, data: &BTreeMap<String, String>) -> Result<(), ApiError> {
+        if !self.fence.open() {
+            return Ok(());
+        }
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), work.namespace());
+        match work {
+            Work::Write(namespace) => {
+                let map = ConfigMap {
+                    metadata: ObjectMeta {
+                        name: Some(names::TRUST_CONFIG_MAP.into()),
+                        labels: Some(BTreeMap::from([(names::PART_OF_LABEL.into(), names::PART_OF.into())])),
+                        ..ObjectMeta::default()
+                    },
+                    data: Some(data.clone()),
+                    ..ConfigMap::default()
+                };
+                let params = PatchParams::apply(names::FIELD_MANAGER).force();
+                match api_call::call(api.patch(names::TRUST_CONFIG_MAP, &params, &Patch::Apply(&map))).await {
+                    Ok(_) => info!(namespace, "trust bundle written"),
+                    // The namespace is on its way out.
+                    Err(ApiError::NotFound) => debug!(namespace, "no such namespace any more"),
+                    Err(e) => return Err(e),
+                }
+                self.metrics.wrote("ConfigMap");
+            }
+            Work::Remove(namespace, uid) => {
+                let only_this = Preconditions { uid, ..Preconditions::default() };
+                let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
+                match api_call::call(api.delete(names::TRUST_CONFIG_MAP, &params)).await {
+                    Ok(_) | Err(ApiError::NotFound | ApiError::Conflict) => {
+                        info!(namespace, "trust bundle removed")
+                    }
+                    Err(e) => return Err(e),
+                }
+                self.metrics.wrote("ConfigMap");
+            }
+        }
+        Ok(())
+    }
+
+    async fn data(&self, trusted: &Trusted) -> Result<BTreeMap<String, String>, ApiError> {
+        let address = &self.address;
+        let ip = match address.advertise {
+            Some(ip) => ip,
+            None => self.cluster_ip().await?,
+        };
+        let at = |port| std::net::SocketAddr::new(ip, port).to_string();
+        Ok([
+            ("trust-domain", trusted.state.domain.as_str().to_owned()),
+            ("roots.pem", trusted.state.trusted_pem()),
+            ("identity-address", at(address.identity_port)),
+            ("discovery-address", at(address.discovery_port)),
+            ("operator-id", address.operator_id.as_str().to_owned()),
+            ("cluster-networks", String::new()),
+        ]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect())
+    }
+
+    /// From what is watched; asked for where that does not have it yet.
+    async fn cluster_ip(&self) -> Result<IpAddr, ApiError> {
+        let Address { service, namespace, .. } = &self.address;
+        let watched = self.stores.services.get(&ObjectRef::new(service).within(namespace));
+        let service = match watched {
+            Some(service) => service,
+            None => {
+                let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
+                Arc::new(api_call::call(api.get(service)).await?)
+            }
+        };
+        let ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
+        ip.and_then(|ip| ip.parse().ok()).ok_or(ApiError::NotFound)
+    }
+}
+
+enum Work {
+    Write(String),
+    Remove(String, Option<String>),
+}
+
+impl Work {
+    fn namespace(&self) -> &str {
+        match self {
+            Self::Write(namespace) | Self::Remove(namespace, _) => namespace,
+        }
+    }
+}
+
+/// Namespaces that are labelled, and those with a pod that opted in (or was injected before the label went).
+fn wanted(namespaces: &[Arc<Namespace>], pods: &[Arc<Pod>]) -> BTreeSet<String> {
+    let leaving: BTreeSet<String> = namespaces
+        .iter()
+        .filter(|namespace| namespace.metadata.deletion_timestamp.is_some())
+        .map(|namespace| namespace.name_any())
+        .collect();
+    let labelled = namespaces.iter().filter(|namespace| {
+        let label = namespace.labels().get(names::INJECT_LABEL).map(String::as_str);
+        matches!(label, Some(names::INJECT_ENABLED | names::INJECT_ENFORCED))
+    });
+    let with_pods = pods.iter().filter(|pod| {
+        let label = |name| pod.labels().get(name).map(String::as_str);
+        label(names::INJECT_LABEL) == Some(names::INJECT_ENABLED)
+            || label(names::INJECTED_LABEL) == Some("true")
+    });
+    let mut wanted: BTreeSet<String> = labelled.map(|namespace| namespace.name_any()).collect();
+    wanted.extend(with_pods.filter_map(|pod| pod.namespace()));
+    wanted.retain(|namespace| !leaving.contains(namespace));
+    wanted
+}

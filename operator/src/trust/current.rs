@@ -1,0 +1,182 @@
+//! The trust that this replica holds: MeshTrust's status with the key of its signer, loaded from the Secret.
+//!
+//! Every replica holds the same. Issuance reads MeshTrust anew for each certificate, so that no replica signs with
+//! a key that the mesh has left (reliability.md section 3.4, "issuer-replica freshness").
+//!
+//! RBAC: `meshtrusts.byrnie.dev` get, list, watch.
+
+use std::{sync::Arc, time::Duration};
+
+use byrnie_crds::{MeshTrust, compile::RootSource, names};
+use byrnie_model::TrustDomain;
+use futures::StreamExt;
+use kube::{
+    Api, Client, ResourceExt,
+    runtime::{WatchStreamExt, watcher},
+};
+use thiserror::Error;
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::{
+    Authority, MeshTrustError, TrustState,
+    root_secret::{RootSecrets, SecretError},
+};
+use crate::{
+    api_call::{self, ApiError},
+    metrics::Metrics,
+};
+
+/// MeshTrust and the key that signs for it.
+pub struct Trusted {
+    /// Whom to trust, and who signs.
+    pub state: TrustState,
+    /// The signer.
+    pub authority: Authority,
+    /// How long leaves live.
+    pub leaf_lifetime: Duration,
+}
+
+/// Why nothing can be signed now.
+#[derive(Debug, Error)]
+pub enum Stale {
+    /// MeshTrust cannot be read.
+    #[error("cannot read MeshTrust default: {0}")]
+    Api(ApiError),
+    /// MeshTrust makes no sense.
+    #[error(transparent)]
+    MeshTrust(#[from] MeshTrustError),
+    /// No leader has been at work yet.
+    #[error("no trust has been established yet; is a replica of the operator leading?")]
+    NotEstablished,
+    /// The signer's key cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The Secret of an external authority was replaced.
+    #[error("Secret {0} does not hold the authority that MeshTrust names as signer")]
+    OtherSigner(String),
+    /// MeshTrust was replaced by one of another domain.
+    #[error("MeshTrust is of trust domain {found}, this process of {own}; it ends and starts anew")]
+    OtherDomain {
+        /// What the object says.
+        found: TrustDomain,
+        /// What this process began with.
+        own: TrustDomain,
+    },
+    /// Time ran backwards.
+    #[error("MeshTrust is at epoch {stored} after {held}; was an old state restored?")]
+    Regression {
+        /// What the object says.
+        stored: u64,
+        /// What this replica has seen.
+        held: u64,
+    },
+}
+
+/// See the module. Cloning shares.
+#[derive(Clone)]
+pub struct Current {
+    api: Api<MeshTrust>,
+    secrets: RootSecrets,
+    domain: TrustDomain,
+    held: Arc<watch::Sender<Option<Arc<Trusted>>>>,
+    loading: Arc<Mutex<()>>,
+    metrics: Metrics,
+}
+
+impl Current {
+    /// Holds nothing yet.
+    pub fn new(client: Client, secrets: RootSecrets, domain: TrustDomain, metrics: Metrics) -> Self {
+        let held = Arc::new(watch::Sender::new(None));
+        Self { api: Api::all(client), secrets, domain, held, loading: Arc::default(), metrics }
+    }
+
+    /// What is held, and every change of it.
+    pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Trusted>>> {
+        self.held.subscribe()
+    }
+
+    /// What MeshTrust says at this moment.
+    pub async fn fresh(&self) -> Result<Arc<Trusted>, Stale> {
+        let object = match api_call::call(self.api.get(names::MESH_TRUST)).await {
+            Ok(object) => object,
+            Err(ApiError::NotFound) => return Err(Stale::NotEstablished),
+            Err(e) => return Err(Stale::Api(e)),
+        };
+        self.load(&object).await
+    }
+
+    /// Follows MeshTrust until `stopping`.
+    pub async fn follow(self, stopping: CancellationToken) {
+        let watch = watcher::watch_object(self.api.clone(), names::MESH_TRUST).default_backoff();
+        let mut watch = std::pin::pin!(watch.take_until(stopping.cancelled_owned()));
+        while let Some(event) = watch.next().await {
+            let object = match event {
+                Ok(Some(object)) => object,
+                Ok(None) => {
+                    debug!("there is no MeshTrust {}", names::MESH_TRUST);
+                    continue;
+                }
+                Err(e) => {
+                    warn!(error = %e, "cannot watch MeshTrust");
+                    self.metrics.failed("MeshTrust");
+                    continue;
+                }
+            };
+            match self.load(&object).await {
+                Ok(_) | Err(Stale::NotEstablished) => {}
+                Err(e @ Stale::OtherDomain { .. }) => {
+                    error!(error = %e, "MeshTrust was replaced");
+                    return;
+                }
+                Err(e) => {
+                    warn!(error = %e, "MeshTrust changed and cannot be followed");
+                    self.metrics.failed("MeshTrust");
+                }
+            }
+        }
+    }
+
+    async fn load(&self, object: &MeshTrust) -> Result<Arc<Trusted>, Stale> {
+        let plan = super::plan(object)?;
+        if plan.trust_domain != self.domain {
+            return Err(Stale::OtherDomain { found: plan.trust_domain, own: self.domain.clone() });
+        }
+        let state = TrustState::read(object, plan.trust_domain.clone())?.ok_or(Stale::NotEstablished)?;
+        let _one_at_a_time = self.loading.lock().await;
+        let held = self.held.borrow().clone();
+        if let Some(held) = &held {
+            if state.epoch < held.state.epoch {
+                return Err(Stale::Regression { stored: state.epoch, held: held.state.epoch });
+            }
+            if held.state == state && held.leaf_lifetime == plan.leaf_lifetime {
+                return Ok(held.clone());
+            }
+        }
+        let authority = match &plan.source {
+            RootSource::SelfManaged => self.secrets.root(state.signer).await?,
+            RootSource::Secret(name) => {
+                let authority = self.secrets.authority(name).await?;
+                if authority.id() != state.signer {
+                    return Err(Stale::OtherSigner(name.clone()));
+                }
+                authority
+            }
+        };
+        let trusted = Arc::new(Trusted { state, authority, leaf_lifetime: plan.leaf_lifetime });
+        info!(
+            epoch = trusted.state.epoch,
+            phase = ?trusted.state.phase,
+            signer = %trusted.state.signer.short(),
+            roots = trusted.state.roots.len(),
+            mesh_trust = object.uid().unwrap_or_default(),
+            "trust loaded"
+        );
+        self.metrics.trust_epoch.set(trusted.state.epoch);
+        let expiry = trusted.authority.not_after().duration_since(std::time::SystemTime::UNIX_EPOCH);
+        self.metrics.authority_expiry.set(expiry.unwrap_or_default().as_secs_f64());
+        self.held.send_replace(Some(trusted.clone()));
+        Ok(trusted)
+    }
+}

@@ -1,10 +1,35 @@
 //! Byrnie's data plane: one small proxy beside every pod.
+//!
+//! A request's way, one file each: `worker` (accepts) -> `original_destination` -> `outbound` -> `detect` ->
+//! `http_proxy` (front door) -> `destination` (route) -> `balance` -> `pool` -> `dial` (mTLS) | the peer's
+//! `worker` -> `inbound` (identity, authorization) -> `pool` -> the application.
 
 pub mod access_log;
+pub mod activity;
+pub mod balance;
+pub mod body;
 pub mod client_hello;
+pub mod destination;
+pub mod detect;
+pub mod dial;
 pub mod drain;
+pub mod exchange;
+pub mod forward;
+pub mod front_door;
+pub mod headers;
 pub mod http1_guard;
+pub mod http_proxy;
+pub mod inbound;
 pub mod listener;
 pub mod metrics;
+pub mod opaque;
 pub mod original_destination;
+pub mod outbound;
+pub mod passage;
+pub mod pool;
+pub mod reject;
+pub mod retry;
 pub mod state;
+pub mod stream;
+pub mod upgrade;
+pub mod worker;

@@ -1,0 +1,136 @@
+//! One connection to one endpoint: TCP, and mutual TLS where the endpoint has an identity.
+//!
+//! An endpoint with an identity is never spoken to in plaintext. Knows nothing of pools and requests.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use byrnie_identity::{Alpn, HandshakeError};
+use byrnie_model::{Endpoint, SpiffeId};
+use socket2::{SockRef, TcpKeepalive};
+use thiserror::Error;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    metrics::Direction,
+    state::Shared,
+    stream::{Prefixed, Stream},
+    worker::until,
+};
+
+/// A pod in the same cluster answers a SYN within this time or not at all.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// Unacknowledged data for this long means that the peer is gone (L19).
+const USER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// An open connection.
+#[derive(Debug)]
+pub struct Dialled {
+    /// The bytes.
+    pub stream: Stream,
+    /// When the certificates that it stands on expire.
+    pub expires: Option<Instant>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, Error)]
+pub enum DialError {
+    /// Nobody listens there.
+    #[error("nobody listens on {0}; is the pod still there, and does its container listen on that port?")]
+    Refused(SocketAddr),
+    /// TCP failed otherwise.
+    #[error("cannot connect to {address}; does a NetworkPolicy block the port?")]
+    Connect {
+        /// Where to.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// No answer.
+    #[error("{0} did not answer within {CONNECT_LIMIT:?}; does a NetworkPolicy block the port?")]
+    Timeout(SocketAddr),
+    /// The peer is not who it must be, or we are not who it wants.
+    #[error("TLS with {address}, expected to be {expected}, failed")]
+    Handshake {
+        /// Where to.
+        address: SocketAddr,
+        /// Who should have answered.
+        expected: SpiffeId,
+        /// Why not.
+        #[source]
+        source: HandshakeError,
+    },
+    /// The connection would come back to this very proxy.
+    #[error("{0} is this proxy's own listener")]
+    Loop(SocketAddr),
+}
+
+/// Opens a connection to an endpoint.
+pub async fn dial(shared: &Shared, endpoint: &Endpoint, alpn: Alpn) -> Result<Dialled, DialError> {
+    let tcp = connect(shared, endpoint.address).await?;
+    // what leaves for the own pod is not redirected: its application is at the other end, not its proxy
+    let own_pod = shared.pod.ips.contains(&endpoint.address.ip());
+    let Some(expected) = endpoint.identity.as_ref().filter(|_| !own_pod) else {
+        return Ok(Dialled { stream: Stream::Plain(tcp.into()), expires: None });
+    };
+    match shared.identity.connect(Prefixed::from(tcp), expected, alpn).await {
+        Ok(connected) => {
+            let expires = Some(until(connected.not_after));
+            Ok(Dialled { stream: Stream::Mesh(Box::new(connected.stream.into())), expires })
+        }
+        Err(source) => {
+            shared.metrics.handshake_failed(Direction::Outbound, source.reason());
+            Err(DialError::Handshake { address: endpoint.address, expected: expected.clone(), source })
+        }
+    }
+}
+
+/// Opens a TCP connection that is not to this proxy itself.
+pub async fn connect(shared: &Shared, address: SocketAddr) -> Result<TcpStream, DialError> {
+    if shared.pod.is_own_listener(address) {
+        return Err(DialError::Loop(address));
+    }
+    match timeout(CONNECT_LIMIT, TcpStream::connect(address)).await {
+        Ok(Ok(tcp)) => {
+            tune(&tcp).map_err(|source| DialError::Connect { address, source })?;
+            Ok(tcp)
+        }
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(DialError::Refused(address)),
+        Ok(Err(source)) => Err(DialError::Connect { address, source }),
+        Err(_) => Err(DialError::Timeout(address)),
+    }
+}
+
+/// No delay, and a peer that vanished is noticed.
+pub fn tune(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let socket = SockRef::from(tcp);
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(10))
+        .with_interval(Duration::from_secs(3))
+        .with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+impl DialError {
+    /// One word, for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::Connect { .. } => "connect",
+            Self::Timeout(_) => "timeout",
+            Self::Handshake { .. } => "handshake",
+            Self::Loop(_) => "loop",
+        }
+    }
+}
+
+/// Makes the end of a connection a reset, so that nobody takes it for an orderly one.
+pub fn reset(tcp: &TcpStream) {
+    // a socket that is gone already needs no reset
+    let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+}

@@ -1,0 +1,104 @@
+//! From an admitted request to its response: the part that both directions share.
+//!
+//! The caller has decided where to and under which limits; this sends, and dresses the response for the client.
+
+use std::{rc::Rc, time::Duration};
+
+use byrnie_model::Timeouts;
+use http::{Extensions, Request, Response, StatusCode, Version, header};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::time::timeout_at;
+
+use crate::{
+    balance::Balancer,
+    body::{Download, ProxyBody, Upload},
+    exchange::Exchange,
+    headers::{self, Asked},
+    http_proxy::Front,
+    reject::{self, Reject},
+    retry::{self, Answer, Budget, Template},
+    upgrade::Tunnel,
+};
+
+/// A request body over HTTP/1 may pause for this long.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Where to, and under which limits.
+#[derive(Debug)]
+pub struct Way<'a> {
+    /// The endpoints.
+    pub balancer: &'a Rc<Balancer>,
+    /// What may be sent again.
+    pub budget: &'a Budget,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// What the request asked of its own hop.
+    pub asked: Asked,
+}
+
+/// Sends a request and returns the response, or says why there is none.
+pub async fn forward(
+    front: &Front,
+    way: Way<'_>,
+    request: Request<Incoming>,
+    mut exchange: Exchange,
+) -> Result<Response<ProxyBody>, (Reject, Exchange)> {
+    let (mut head, incoming) = request.into_parts();
+    head.extensions = Extensions::new();
+    let http1 = head.version < Version::HTTP_2;
+    headers::ask(&mut head.headers, way.asked, head.version);
+    let upload = (!incoming.is_end_stream()).then(|| Upload::new(incoming, http1.then_some(STALL_LIMIT)));
+    if let Some(upload) = &upload {
+        exchange.set_upload(upload);
+    }
+    let deadline = way.timeouts.request.map(|limit| exchange.started() + limit);
+    let template = Template::new(head, upload);
+    let sending = retry::send(&front.worker, way.balancer, way.budget, exchange.metrics(), &template);
+    let sent = match deadline {
+        None => sending.await,
+        Some(deadline) => timeout_at(deadline, sending).await.unwrap_or(Err(reject::REQUEST_TIMEOUT)),
+    };
+    let Answer { mut response, lease, pending } = match sent {
+        Ok(answer) => answer,
+        Err(reject) => return Err((reject, exchange)),
+    };
+    let endpoint = pending.member().pool.endpoint();
+    exchange.set_endpoint(endpoint.address);
+    exchange.answered(response.status());
+    let meshed = endpoint.identity.is_some();
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if switching {
+        let agreed = way.asked.websocket && headers::strip_hop_by_hop(response.headers_mut()).websocket;
+        if !agreed {
+            return Err((reject::BAD_UPGRADE, exchange));
+        }
+    }
+    dress(&mut response, http1, meshed);
+    if switching {
+        headers::confirm_websocket(response.headers_mut());
+        front.set_tunnel(Tunnel { server: hyper::upgrade::on(&mut response), pending, exchange });
+        return Ok(response.map(|_| ProxyBody::Empty));
+    }
+    Ok(response.map(|incoming| {
+        ProxyBody::Download(Download::new(incoming, Some(lease), Some(pending), exchange, deadline))
+    }))
+}
+
+/// Removes what concerned the hop behind us, and what only proxies may say if no proxy said it.
+fn dress<B>(response: &mut Response<B>, http1: bool, meshed: bool) {
+    if http1 {
+        *response.version_mut() = Version::HTTP_11;
+        // framed by its chunks, a length beside them would be a second opinion
+        if response.headers().contains_key(header::TRANSFER_ENCODING) {
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
+    }
+    let fields = response.headers_mut();
+    headers::strip_hop_by_hop(fields);
+    if meshed {
+        fields.remove(reject::RETRY);
+    } else {
+        headers::strip_reserved(fields);
+    }
+}

@@ -1,0 +1,280 @@
+//! What of a message's headers may cross the proxy (RFC 9110 section 7.6.1), and which names are ours.
+//!
+//! Hop-by-hop fields go first, our own are set afterwards: nobody can nominate ours for removal.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+
+/// Set by the inbound proxy towards the application: who called.
+pub const CLIENT_ID: HeaderName = HeaderName::from_static("byrnie-client-id");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+const TE: HeaderValue = HeaderValue::from_static("te");
+const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+/// What the removed hop-by-hop fields asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// `Connection: upgrade` and `Upgrade: websocket`.
+    pub websocket: bool,
+    /// `TE: trailers`.
+    pub trailers: bool,
+}
+
+/// Whether a name is reserved for proxies, in any spelling that an application might read as one of them.
+pub fn is_reserved(name: &str) -> bool {
+    let same = |reserved: &str| {
+        name.len() >= reserved.len()
+            && name.bytes().zip(reserved.bytes()).all(|(n, r)| n.to_ascii_lowercase() == r || (n == b'_' && r == b'-'))
+    };
+    same("byrnie-") || same("x-byrnie-") || (name.len() == 23 && same("x-forwarded-client-cert"))
+}
+
+/// Whether a name with underscores imitates one that decides about framing, routing or identity. Many servers
+/// (CGI, WSGI) read both as the same.
+pub fn imitates(name: &str) -> bool {
+    const SHADOWED: [&str; 12] = [
+        "connection",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-forwarded-for",
+    ];
+    name.contains('_') && (is_reserved(name) || SHADOWED.contains(&name.replace('_', "-").as_str()))
+}
+
+/// Removes what concerns one hop only, and says what it asked for.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Asked {
+    let mut asked = Asked::default();
+    let mut found = Found::default();
+    for name in headers.keys() {
+        found.note(name);
+    }
+    if !found.any {
+        return asked;
+    }
+    if found.te {
+        asked.trailers = list(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    }
+    if found.upgrade {
+        let wants = list(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+        let mut protocols = list(headers, &header::UPGRADE);
+        let websocket = protocols.next().is_some_and(|p| p.eq_ignore_ascii_case("websocket"));
+        asked.websocket = wants && websocket && protocols.next().is_none();
+    }
+    if found.connection {
+        let nominated = list(headers, &header::CONNECTION).filter_map(|token| token.parse().ok());
+        let nominated: Vec<HeaderName> = nominated.filter(|name| may_be_nominated(name)).collect();
+        for name in nominated {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    for name in [header::TE, header::TRANSFER_ENCODING, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS] {
+        headers.remove(name);
+    }
+    asked
+}
+
+/// Removes the names that only proxies may set.
+pub fn strip_reserved(headers: &mut HeaderMap) {
+    while let Some(name) = headers.keys().find(|name| is_reserved(name.as_str())).cloned() {
+        headers.remove(name);
+    }
+}
+
+/// Removes from trailers what they must not carry (RFC 9110 section 6.5.1) and what only proxies may set.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_hop_by_hop(trailers);
+    strip_reserved(trailers);
+    for name in [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::COOKIE, header::SET_COOKIE] {
+        trailers.remove(name);
+    }
+}
+
+/// Asks on our own hop for what was asked of us.
+pub fn ask(headers: &mut HeaderMap, asked: Asked, version: Version) {
+    if asked.websocket {
+        headers.insert(header::CONNECTION, UPGRADE);
+        headers.insert(header::UPGRADE, WEBSOCKET);
+    } else if asked.trailers {
+        headers.insert(header::TE, TRAILERS);
+        if version < Version::HTTP_2 {
+            headers.insert(header::CONNECTION, TE);
+        }
+    }
+}
+
+/// Confirms a switch to WebSocket on our own hop.
+pub fn confirm_websocket(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, UPGRADE);
+    headers.insert(header::UPGRADE, WEBSOCKET);
+}
+
+/// The tokens of a comma-separated field, over all its lines.
+pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim).filter(|token| !token.is_empty())
+}
+
+#[derive(Default)]
+struct Found {
+    any: bool,
+    connection: bool,
+    te: bool,
+    upgrade: bool,
+}
+
+impl Found {
+    fn note(&mut self, name: &HeaderName) {
+        let hop = if *name == header::CONNECTION {
+            &mut self.connection
+        } else if *name == header::TE {
+            &mut self.te
+        } else if *name == header::UPGRADE {
+            &mut self.upgrade
+        } else if *name == header::TRANSFER_ENCODING
+            || (name.as_str().len() >= 10 && (*name == KEEP_ALIVE || *name == PROXY_CONNECTION || *name == HTTP2_SETTINGS))
+        {
+            &mut self.any
+        } else {
+            return;
+        };
+        *hop = true;
+        self.any = true;
+    }
+}
+
+/// `Connection` may remove what an intermediary added, never what the message itself depends on.
+fn may_be_nominated(name: &HeaderName) -> bool {
+    !matches!(
+        *name,
+        header::HOST
+            | header::CONTENT_LENGTH
+            | header::CONTENT_TYPE
+            | header::CONTENT_ENCODING
+            | header::AUTHORIZATION
+            | header::COOKIE
+            | header::CACHE_CONTROL
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn every_connection_line_counts() {
+        let mut headers = map(&[
+            ("connection", "close, x-a"),
+            ("accept", "*/*"),
+            ("connection", "x-b,X-C"),
+            ("x-a", "1"),
+            ("x-b", "2"),
+            ("x-b", "3"),
+            ("x-c", "4"),
+            ("x-d", "5"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "gzip, trailers;q=0.5"),
+            ("transfer-encoding", "chunked"),
+        ]);
+        assert_eq!(strip_hop_by_hop(&mut headers), Asked::default());
+        assert_eq!(names(&headers), ["accept", "x-d"]);
+    }
+
+    #[test]
+    fn what_the_message_depends_on_cannot_be_nominated() {
+        let mut headers = map(&[("connection", "host, authorization, content-length"), ("host", "a"), ("authorization", "b")]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(names(&headers), ["authorization", "host"]);
+    }
+
+    #[test]
+    fn only_websocket_is_an_upgrade() {
+        let asked = |fields: &[(&'static str, &'static str)]| strip_hop_by_hop(&mut map(fields)).websocket;
+        assert!(asked(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")]));
+        assert!(!asked(&[("connection", "upgrade"), ("upgrade", "h2c")]));
+        assert!(!asked(&[("connection", "upgrade"), ("upgrade", "websocket, h2c")]));
+        assert!(!asked(&[("connection", "keep-alive"), ("upgrade", "websocket")]));
+        assert!(!asked(&[("upgrade", "websocket")]));
+    }
+
+    #[test]
+    fn trailers_are_asked_for_again() {
+        let mut headers = map(&[("te", "deflate, Trailers")]);
+        let asked = strip_hop_by_hop(&mut headers);
+        ask(&mut headers, asked, Version::HTTP_11);
+        assert_eq!((headers["te"].to_str().unwrap(), headers["connection"].to_str().unwrap()), ("trailers", "te"));
+        let mut headers = HeaderMap::new();
+        ask(&mut headers, asked, Version::HTTP_2);
+        assert_eq!(names(&headers), ["te"]);
+    }
+
+    #[test]
+    fn reserved_names_go_in_every_spelling() {
+        for name in ["byrnie-client-id", "byrnie_client-id", "x-byrnie-x", "x_byrnie_x", "x-forwarded-client_cert", "byrnie-"] {
+            assert!(is_reserved(name), "{name}");
+        }
+        for name in ["x-byrn", "byrnie", "x-forwarded-client-certs", "my-byrnie-id"] {
+            assert!(!is_reserved(name), "{name}");
+        }
+        let mut headers = map(&[("byrnie-client-id", "a"), ("byrnie-client-id", "b"), ("x-byrnie-a", "c"), ("x", "d")]);
+        strip_reserved(&mut headers);
+        assert_eq!(names(&headers), ["x"]);
+    }
+
+    #[test]
+    fn imitations_are_told_from_ordinary_underscores() {
+        for name in ["transfer_encoding", "content_length", "byrnie_client_id", "x_forwarded_client_cert", "keep_alive"] {
+            assert!(imitates(name), "{name}");
+        }
+        for name in ["my_header", "transfer-encoding", "x_request_id"] {
+            assert!(!imitates(name), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_hop_by_hop_field_survives(fields in proptest::collection::vec(
+            (prop_oneof!["connection", "te", "upgrade", "keep-alive", "x-[a-c]", "transfer-encoding"], "[a-z, -]{0,12}"), 0..12)
+        ) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in &fields {
+                headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+            }
+            let nominated: Vec<String> = list(&headers, &header::CONNECTION).map(str::to_owned).collect();
+            strip_hop_by_hop(&mut headers);
+            for name in headers.keys() {
+                prop_assert!(name.as_str().starts_with("x-"));
+                prop_assert!(!nominated.iter().any(|n| n == name.as_str()));
+            }
+        }
+    }
+}

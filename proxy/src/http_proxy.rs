@@ -1,0 +1,128 @@
+//! Serves HTTP on one connection: hyper's settings, limits, and the end of the connection.
+//!
+//! Both directions come through here; what is done with a request is the [`Handler`]'s business.
+
+use std::{cell::RefCell, convert::Infallible, future::Future, net::SocketAddr, pin::{Pin, pin}, rc::Rc, time::Duration};
+
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use crate::{
+    activity::{Activity, Order, Watched},
+    body::ProxyBody,
+    pool::Local,
+    stream::Stream,
+    upgrade::Tunnel,
+    worker::Worker,
+};
+
+const MAX_HEAD: usize = 16 * 1024;
+const MAX_BUFFER: usize = 64 * 1024;
+
+/// What all requests of one accepted connection share.
+#[derive(Debug)]
+pub struct Front {
+    /// The thread.
+    pub worker: Rc<Worker>,
+    /// Who connected.
+    pub client: SocketAddr,
+    /// Where the connection was going.
+    pub destination: SocketAddr,
+    /// What the connection is doing.
+    pub activity: Rc<Activity>,
+    tunnel: RefCell<Option<Tunnel>>,
+}
+
+/// Answers requests.
+pub trait Handler: 'static {
+    /// The connection that the requests come from.
+    fn front(&self) -> &Front;
+
+    /// One request.
+    fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response<ProxyBody>>;
+}
+
+impl Front {
+    /// A connection on which nothing has happened.
+    pub fn new(worker: Rc<Worker>, client: SocketAddr, destination: SocketAddr, activity: Rc<Activity>) -> Self {
+        Self { worker, client, destination, activity, tunnel: RefCell::default() }
+    }
+
+    /// What follows when the response that is about to be returned, a 101, has been written.
+    pub fn set_tunnel(&self, tunnel: Tunnel) {
+        *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+}
+
+/// Serves HTTP/1.1 until either side ends it, and what a connection was upgraded to.
+pub async fn http1<H: Handler>(stream: Stream, handler: Rc<H>) {
+    let activity = handler.front().activity.clone();
+    let io = TokioIo::new(Watched::new(stream, activity.clone()));
+    let answering = handler.clone();
+    let service = service_fn(move |request| answer(answering.clone(), request));
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(MAX_BUFFER).max_header_size(MAX_HEAD);
+    let mut connection = builder.serve_connection(io, service);
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut connection => match ended {
+                Ok(()) => break,
+                Err(error) => return tracing::debug!(%error, "a connection ended with an error"),
+            },
+            order = activity.told() => match order {
+                Order::None => {}
+                Order::Finish => Pin::new(&mut connection).graceful_shutdown(),
+                Order::Abort => return,
+            }
+        }
+    }
+    let tunnel = handler.front().tunnel.take();
+    if let Some(tunnel) = tunnel {
+        let parts = connection.into_parts();
+        tunnel.run(parts.io.into_inner().into_inner(), parts.read_buf, &activity).await;
+    }
+}
+
+/// Serves HTTP/2 until either side ends it.
+pub async fn http2<H: Handler>(stream: Stream, handler: Rc<H>) {
+    let activity = handler.front().activity.clone();
+    activity.can_go_away();
+    let service = service_fn(move |request| answer(handler.clone(), request));
+    let mut builder = http2::Builder::new(Local);
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(128 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_concurrent_streams(100)
+        .max_header_list_size(16 * 1024)
+        .keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(20));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    loop {
+        tokio::select! {
+            biased;
+            _ = connection.as_mut() => return,
+            order = activity.told() => match order {
+                Order::None => {}
+                Order::Finish => connection.as_mut().graceful_shutdown(),
+                Order::Abort => return,
+            }
+        }
+    }
+}
+
+async fn answer<H: Handler>(handler: Rc<H>, request: Request<Incoming>) -> Result<Response<ProxyBody>, Infallible> {
+    let version = request.version();
+    let mut response = handler.handle(request).await;
+    let closing = version < Version::HTTP_2 && handler.front().activity.is_closing();
+    if closing && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}

@@ -1,0 +1,377 @@
+//! Calls to the pod: who calls, may they, and on to the application.
+//!
+//! Follow a connection from [`serve`], and a request from `Inbound::handle`. The server's own view of its port
+//! decides which check applies; what the caller says it speaks never chooses a weaker one.
+
+use std::{
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use byrnie_identity::{Accepted, Alpn};
+use byrnie_model::{self as model, Decision, Endpoint, MtlsMode, Peer, Protocol, SpiffeId, Timeouts, Workload};
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    activity::{Activity, Ends},
+    balance::Balancer,
+    body::ProxyBody,
+    client_hello,
+    detect::{self, Peeked, Spoken},
+    dial,
+    exchange::Exchange,
+    forward::{Way, forward},
+    front_door, headers,
+    http_proxy::{self, Front, Handler},
+    metrics::{DestinationMetrics, Direction},
+    opaque::copy,
+    original_destination::Source,
+    outbound::spoken,
+    passage::Passage,
+    pool::Pool,
+    reject::{self, Reject},
+    retry::Budget,
+    state::Shared,
+    stream::Stream,
+    worker::{Worker, until},
+};
+
+/// Connections that arrive before the policy wait for it this long.
+const POLICY_LIMIT: Duration = Duration::from_secs(10);
+/// Where only the mesh is let in, a caller that says nothing is not waited for longer.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
+/// No connection carries requests for longer, minus up to a tenth.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// The application on one port of the pod, as one worker knows it.
+#[derive(Debug)]
+pub struct App {
+    balancer: Rc<Balancer>,
+    budget: Budget,
+    metrics: DestinationMetrics,
+}
+
+/// A caller's connection.
+struct Caller {
+    worker: Rc<Worker>,
+    stream: Stream,
+    client: SocketAddr,
+    destination: SocketAddr,
+    peer: Option<SpiffeId>,
+    activity: Rc<Activity>,
+}
+
+/// A caller's connection that carries HTTP.
+struct Inbound {
+    front: Front,
+    peer: Option<SpiffeId>,
+    client_id: Option<HeaderValue>,
+    app: Rc<App>,
+}
+
+/// Serves one connection to the pod, from its acceptance to its end.
+pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, client: SocketAddr, source: Source) {
+    let Ok(destination) = source.destination(&tcp) else { return dial::reset(&tcp) };
+    let own = source == Source::Redirected && worker.shared.pod.is_own_listener(destination);
+    if own || dial::tune(&tcp).is_err() {
+        return dial::reset(&tcp);
+    }
+    let mut peeked = Peeked::new(tcp);
+    let mesh = peeked.until(Some(first_bytes_limit(&worker.shared, destination.port())), hello).await;
+    match mesh {
+        Ok(Some(true)) => accept_mesh(worker, peeked, client, destination).await,
+        Ok(_) => accept_plaintext(worker, peeked, client, destination).await,
+        Err(error) => tracing::debug!(%error, %client, "a connection broke before its first bytes"),
+    }
+}
+
+async fn accept_mesh(worker: Rc<Worker>, peeked: Peeked, client: SocketAddr, destination: SocketAddr) {
+    let accepted = worker.shared.identity.accept(peeked.into_stream()).await;
+    let Accepted { stream, peer, alpn, not_after } = match accepted {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            worker.shared.metrics.handshake_failed(Direction::Inbound, error.reason());
+            return tracing::info!(%error, %client, "a caller was not accepted");
+        }
+    };
+    let stream = Stream::Mesh(Box::new(stream.into()));
+    let ends = ends(alpn != Alpn::Tcp, Some(not_after));
+    let activity = worker.watch_over(ends);
+    let caller = Caller { worker, stream, client, destination, peer: Some(peer), activity };
+    match alpn {
+        Alpn::Http1 => caller.http1("mtls-http1").await,
+        Alpn::Http2 => caller.http2("mtls-http2").await,
+        Alpn::Tcp => caller.opaque("mtls-tcp").await,
+    }
+}
+
+async fn accept_plaintext(worker: Rc<Worker>, mut peeked: Peeked, client: SocketAddr, destination: SocketAddr) {
+    let refuse = |worker: &Rc<Worker>, peeked: &Peeked, reason| {
+        let activity = worker.watch_over(Ends::default());
+        let metrics = worker.shared.metrics.destination(Direction::Inbound, &destination.port().to_string());
+        let mut passage = Passage::new(worker, Direction::Inbound, metrics, None, &activity);
+        match reason {
+            None => passage.refused(&model::Denial::Plaintext, false),
+            Some(reason) => passage.failed(reason),
+        }
+        dial::reset(peeked.tcp());
+    };
+    let Some(workload) = workload(&worker.shared).await else {
+        return refuse(&worker, &peeked, Some(reject::POLICY_UNKNOWN.reason));
+    };
+    if workload.inbound.mtls.mode(destination.port()) == MtlsMode::Strict {
+        return refuse(&worker, &peeked, None);
+    }
+    let declared = workload.protocol(destination.port());
+    drop(workload);
+    let spoken = match spoken(&mut peeked, declared).await {
+        Ok(spoken) => spoken,
+        Err(error) => return tracing::debug!(%error, %client, "a connection broke before its first bytes"),
+    };
+    let stream = Stream::Plain(peeked.into_stream());
+    let http = matches!(spoken, Spoken::Http1 | Spoken::Http2);
+    let activity = worker.watch_over(ends(http, None));
+    let caller = Caller { worker, stream, client, destination, peer: None, activity };
+    match spoken {
+        Spoken::Http1 => caller.http1("plain-http1").await,
+        Spoken::Http2 => caller.http2("plain-http2").await,
+        Spoken::Tls | Spoken::Opaque => caller.opaque("plain-tcp").await,
+    }
+}
+
+impl Caller {
+    async fn http1(self, kind: &'static str) {
+        let _open = self.worker.shared.metrics.connection(Direction::Inbound, kind, self.peer.as_ref());
+        let (stream, handler) = self.into_handler();
+        http_proxy::http1(stream, handler).await;
+    }
+
+    async fn http2(self, kind: &'static str) {
+        let _open = self.worker.shared.metrics.connection(Direction::Inbound, kind, self.peer.as_ref());
+        let (stream, handler) = self.into_handler();
+        http_proxy::http2(stream, handler).await;
+    }
+
+    fn into_handler(self) -> (Stream, Rc<Inbound>) {
+        let app = self.worker.app(self.destination);
+        let client_id = self.peer.as_ref().map(|id| {
+            HeaderValue::from_str(id.as_str()).expect("a SPIFFE id is made of visible ASCII only")
+        });
+        let front = Front::new(self.worker, self.client, self.destination, self.activity);
+        (self.stream, Rc::new(Inbound { front, peer: self.peer, client_id, app }))
+    }
+
+    async fn opaque(mut self, kind: &'static str) {
+        let worker = self.worker.clone();
+        let app = worker.app(self.destination);
+        let _open = worker.shared.metrics.connection(Direction::Inbound, kind, self.peer.as_ref());
+        let mut passage =
+            Passage::new(&worker, Direction::Inbound, app.metrics.clone(), self.peer.as_ref(), &self.activity);
+        let meter = passage.meter.clone();
+        let Some(workload) = workload(&worker.shared).await else {
+            passage.failed(reject::POLICY_UNKNOWN.reason);
+            return dial::reset(self.stream.tcp());
+        };
+        if !decide(&workload, self.destination.port(), self.peer.as_ref(), &mut passage) {
+            return dial::reset(self.stream.tcp());
+        }
+        let mut server = match dial::connect(&worker.shared, self.destination).await {
+            Ok(tcp) => tcp,
+            Err(error) => {
+                tracing::debug!(%error, "the application took no connection");
+                passage.failed(reject::APP_REFUSED.reason);
+                return dial::reset(self.stream.tcp());
+            }
+        };
+        let (port, peer) = (self.destination.port(), self.peer.as_ref());
+        tokio::select! {
+            ended = copy(&mut self.stream, &mut server, &meter, None) => match ended {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(%error, client = %self.client, "an opaque connection ended with an error"),
+            },
+            _ = self.activity.told() => passage.failed("expired"),
+            () = denied(&worker, workload, port, peer, &mut passage) => {}
+        }
+        dial::reset(self.stream.tcp());
+        dial::reset(&server);
+    }
+}
+
+impl Handler for Inbound {
+    fn front(&self) -> &Front {
+        &self.front
+    }
+
+    async fn handle(&self, request: Request<Incoming>) -> Response<ProxyBody> {
+        let Front { worker, activity, .. } = &self.front;
+        let metrics = self.app.metrics.clone();
+        let exchange = Exchange::new(worker, Direction::Inbound, metrics, self.peer.as_ref(), activity, &request);
+        match self.answer(request, exchange).await {
+            Ok(response) => response,
+            Err((reject, mut exchange)) => {
+                exchange.reject(reject);
+                if self.peer.is_some() { reject.to_peer() } else { reject.to_app() }
+            }
+        }
+    }
+}
+
+impl Inbound {
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        mut exchange: Exchange,
+    ) -> Result<Response<ProxyBody>, (Reject, Exchange)> {
+        let front = &self.front;
+        if let Err(reject) = front_door::admit(&mut request, || front.destination.to_string()) {
+            return Err((reject, exchange));
+        }
+        if let Err(reject) = self.authorize(&request, &mut exchange).await {
+            return Err((reject, exchange));
+        }
+        let fields = request.headers_mut();
+        let asked = headers::strip_hop_by_hop(fields);
+        headers::strip_reserved(fields);
+        if let Some(id) = &self.client_id {
+            fields.insert(headers::CLIENT_ID, id.clone());
+        }
+        let App { balancer, budget, .. } = &*self.app;
+        let way = Way { balancer, budget, timeouts: Timeouts::default(), asked };
+        forward(front, way, request, exchange).await.map_err(|(reject, exchange)| (of_app(reject), exchange))
+    }
+
+    /// Asks the policy that is in force now.
+    async fn authorize(&self, request: &Request<Incoming>, exchange: &mut Exchange) -> Result<(), Reject> {
+        let shared = &self.front.worker.shared;
+        if shared.workload.load().is_none() {
+            workload(shared).await;
+        }
+        let workload = shared.workload.load();
+        let workload = workload.as_ref().ok_or(reject::POLICY_UNKNOWN)?;
+        let port = self.front.destination.port();
+        let opaque = matches!(workload.protocol(port), Protocol::Opaque | Protocol::Tls);
+        let http = (!opaque).then(|| front_door::view(request));
+        let verdict = model::evaluate(&workload.inbound, &model::Request { port, peer: peer(self.peer.as_ref()), http });
+        match verdict.decision {
+            Decision::Allow(grant) => exchange.allowed(&grant),
+            Decision::Deny(denial) => {
+                exchange.refused(&denial, false);
+                return Err(Reject::denied(&denial));
+            }
+        }
+        if let Some(denial) = verdict.audit {
+            exchange.refused(&denial, true);
+        }
+        Ok(())
+    }
+}
+
+impl App {
+    /// An application to which nobody has connected yet.
+    pub fn new(address: SocketAddr, shared: &Shared) -> Self {
+        let (pod_uid, pod_name, zone) = (String::new(), String::new(), String::new());
+        let endpoint = Endpoint { address, identity: None, pod_uid, pod_name, zone };
+        let balancer = Rc::new(Balancer::default());
+        balancer.update(&[endpoint], Pool::new);
+        let metrics = shared.metrics.destination(Direction::Inbound, &address.port().to_string());
+        Self { balancer, budget: Budget::default(), metrics }
+    }
+
+    /// Ends idle connections; whether there are any left.
+    pub fn sweep(&self, worker: &Worker) -> bool {
+        self.balancer.sweep(worker)
+    }
+}
+
+/// Whether a connection that carries no HTTP may be; tells its account.
+fn decide(workload: &Workload, port: u16, caller: Option<&SpiffeId>, passage: &mut Passage) -> bool {
+    let question = model::Request { port, peer: peer(caller), http: None };
+    let verdict = model::evaluate(&workload.inbound, &question);
+    match verdict.decision {
+        Decision::Allow(grant) => passage.allowed(&grant),
+        Decision::Deny(denial) => {
+            passage.refused(&denial, false);
+            return false;
+        }
+    }
+    if let Some(denial) = verdict.audit {
+        passage.refused(&denial, true);
+    }
+    true
+}
+
+/// Returns when a new policy refuses what an older one let in.
+async fn denied(
+    worker: &Worker,
+    mut decided: Arc<Workload>,
+    port: u16,
+    caller: Option<&SpiffeId>,
+    passage: &mut Passage,
+) {
+    loop {
+        let latest = worker.shared.workload.load_full().unwrap_or_else(|| decided.clone());
+        if !Arc::ptr_eq(&latest, &decided) {
+            decided = latest;
+            if !decide(&decided, port, caller, passage) {
+                return;
+            }
+        }
+        worker.policy_changed().await;
+    }
+}
+
+/// The policy, waiting for the first one.
+async fn workload(shared: &Shared) -> Option<Arc<Workload>> {
+    let deadline = Instant::now() + POLICY_LIMIT;
+    loop {
+        if let Some(workload) = shared.workload.load_full() {
+            return Some(workload);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn peer(caller: Option<&SpiffeId>) -> Peer<'_> {
+    caller.map_or(Peer::Plaintext, Peer::Mesh)
+}
+
+/// Whether the first bytes open a mesh connection, as soon as that is certain.
+fn hello(bytes: &[u8]) -> Option<bool> {
+    match client_hello::peek(bytes) {
+        client_hello::Peek::NeedMore => None,
+        client_hello::Peek::NotTls => Some(false),
+        client_hello::Peek::Tls(hello) => Some(hello.is_mesh()),
+    }
+}
+
+/// Mesh peers speak first; plaintext peers, where they are let in, may wait for the server to speak.
+fn first_bytes_limit(shared: &Shared, port: u16) -> Duration {
+    match shared.workload.load().as_ref().map(|workload| workload.inbound.mtls.mode(port)) {
+        Some(MtlsMode::Permissive) => detect::LIMIT,
+        Some(MtlsMode::Strict) | None => HELLO_LIMIT,
+    }
+}
+
+fn ends(http: bool, not_after: Option<SystemTime>) -> Ends {
+    let age = || (Instant::now() + MAX_AGE.mul_f32(1.0 - 0.1 * fastrand::f32())).into_std();
+    Ends { retires: http.then(age), expires: not_after.map(|end| until(end).into_std()) }
+}
+
+/// The endpoint is the application here, and its failures are named so.
+fn of_app(reject: Reject) -> Reject {
+    match reject {
+        reject::CONNECT_FAILED => reject::APP_REFUSED,
+        reject::RESET => reject::APP_RESET,
+        other => other,
+    }
+}

@@ -1,0 +1,217 @@
+//! The pod's own calls: original destination, protocol, route, endpoint.
+//!
+//! Follow a connection from [`serve`], and a request from `Outbound::handle`.
+
+use std::{net::SocketAddr, rc::Rc};
+
+use byrnie_identity::Alpn;
+use byrnie_model::{Protocol, Timeouts};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::net::TcpStream;
+
+use crate::{
+    activity::{Activity, Ends},
+    balance::Pending,
+    body::ProxyBody,
+    destination::{Backend, Destination, Resolved},
+    detect::{self, Peeked, Spoken},
+    dial::{self, DialError, dial},
+    exchange::Exchange,
+    forward::{Way, forward},
+    front_door, headers,
+    http_proxy::{self, Front, Handler},
+    metrics::{DestinationMetrics, Direction},
+    opaque::copy,
+    original_destination::Source,
+    passage::Passage,
+    reject::{self, Reject},
+    stream::Stream,
+    worker::Worker,
+};
+
+/// Endpoints that one opaque connection tries.
+const MAX_TRIES: usize = 3;
+
+/// An application's connection that carries HTTP.
+struct Outbound {
+    front: Front,
+    destination: Rc<Destination>,
+    metrics: DestinationMetrics,
+}
+
+/// An application's connection that carries something else.
+struct Opaque {
+    worker: Rc<Worker>,
+    stream: Stream,
+    address: SocketAddr,
+    activity: Rc<Activity>,
+}
+
+/// Serves one connection of the application, from its acceptance to its end.
+pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, client: SocketAddr, source: Source) {
+    let Ok(address) = source.destination(&tcp) else { return dial::reset(&tcp) };
+    let own = source == Source::Redirected && worker.shared.pod.is_own_listener(address);
+    if own || dial::tune(&tcp).is_err() {
+        return dial::reset(&tcp);
+    }
+    let destination = worker.destination(address);
+    let activity = worker.watch_over(Ends::default());
+    let resolved = destination.resolve(&worker).await;
+    let declared = resolved.as_ref().map_or(Protocol::Detect, |resolved| resolved.protocol());
+    let mut peeked = Peeked::new(tcp);
+    let spoken = match spoken(&mut peeked, declared).await {
+        Ok(spoken) => spoken,
+        Err(error) => return tracing::debug!(%error, "a connection broke before its first bytes"),
+    };
+    let stream = Stream::Plain(peeked.into_stream());
+    if matches!(spoken, Spoken::Tls | Spoken::Opaque) {
+        return Opaque { worker, stream, address, activity }.serve(resolved.as_deref()).await;
+    }
+    let metrics = match &resolved {
+        Some(resolved) => resolved.metrics.clone(),
+        None => worker.shared.metrics.destination(Direction::Outbound, "unknown"),
+    };
+    let http2 = spoken == Spoken::Http2;
+    let kind = if http2 { "app-http2" } else { "app-http1" };
+    let _open = worker.shared.metrics.connection(Direction::Outbound, kind, None);
+    let front = Front::new(worker, client, address, activity);
+    let handler = Rc::new(Outbound { front, destination, metrics });
+    if http2 {
+        http_proxy::http2(stream, handler).await;
+    } else {
+        http_proxy::http1(stream, handler).await;
+    }
+}
+
+/// What a connection carries: as declared, or else by its first bytes. Declared HTTP may take its time.
+pub async fn spoken(peeked: &mut Peeked, declared: Protocol) -> std::io::Result<Spoken> {
+    let (limit, otherwise) = match declared {
+        Protocol::Opaque | Protocol::Tls => return Ok(Spoken::Opaque),
+        Protocol::Http1 | Protocol::Http2 => (None, Spoken::Http1),
+        Protocol::Detect => (Some(detect::LIMIT), Spoken::Opaque),
+    };
+    Ok(match peeked.until(limit, detect::look).await? {
+        None | Some(Spoken::Opaque) => otherwise,
+        Some(spoken) => spoken,
+    })
+}
+
+impl Handler for Outbound {
+    fn front(&self) -> &Front {
+        &self.front
+    }
+
+    async fn handle(&self, request: Request<Incoming>) -> Response<ProxyBody> {
+        let Front { worker, activity, .. } = &self.front;
+        let exchange =
+            Exchange::new(worker, Direction::Outbound, self.metrics.clone(), None, activity, &request);
+        match self.answer(request, exchange).await {
+            Ok(response) => response,
+            Err((reject, mut exchange)) => {
+                exchange.reject(reject);
+                reject.to_app()
+            }
+        }
+    }
+}
+
+impl Outbound {
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        mut exchange: Exchange,
+    ) -> Result<Response<ProxyBody>, (Reject, Exchange)> {
+        let front = &self.front;
+        if let Err(reject) = front_door::admit(&mut request, || front.destination.to_string()) {
+            return Err((reject, exchange));
+        }
+        let asked = headers::strip_hop_by_hop(request.headers_mut());
+        headers::strip_reserved(request.headers_mut());
+        let Some(resolved) = self.destination.resolve(&front.worker).await else {
+            return Err((reject::DISCOVERY_TIMEOUT, exchange));
+        };
+        exchange.set_metrics(&resolved.metrics);
+        let (backend, timeouts) = match resolved.choose(Some(&front_door::view(&request))) {
+            Ok(choice) => choice,
+            Err(reject) => return Err((reject, exchange)),
+        };
+        exchange.set_metrics(&backend.metrics);
+        let way = Way { balancer: &backend.balancer, budget: &self.destination.budget, timeouts, asked };
+        forward(front, way, request, exchange).await
+    }
+}
+
+impl Opaque {
+    async fn serve(mut self, resolved: Option<&Resolved>) {
+        let metrics = match resolved {
+            Some(resolved) => resolved.metrics.clone(),
+            None => self.worker.shared.metrics.destination(Direction::Outbound, "unknown"),
+        };
+        let mut passage = Passage::new(&self.worker, Direction::Outbound, metrics, None, &self.activity);
+        let _open = self.worker.shared.metrics.connection(Direction::Outbound, "app-tcp", None);
+        let connected = match resolved {
+            None => Err(reject::DISCOVERY_TIMEOUT.reason),
+            Some(resolved) if resolved.is_passthrough() => self.pass_through(&mut passage).await,
+            Some(resolved) => self.connect(resolved, &mut passage).await,
+        };
+        let meter = passage.meter.clone();
+        let (mut server, idle, pending) = match connected {
+            Ok(connected) => connected,
+            Err(reason) => {
+                passage.failed(reason);
+                return dial::reset(self.stream.tcp());
+            }
+        };
+        tokio::select! {
+            ended = copy(&mut self.stream, &mut server, &meter, idle) => if let Err(error) = ended {
+                tracing::debug!(%error, destination = %self.address, "an opaque connection ended with an error");
+                dial::reset(self.stream.tcp());
+            },
+            _ = self.activity.told() => dial::reset(self.stream.tcp()),
+        }
+        drop(pending);
+    }
+
+    async fn pass_through(&self, passage: &mut Passage) -> Connected {
+        match dial::connect(&self.worker.shared, self.address).await {
+            Ok(tcp) => Ok((Stream::Plain(tcp.into()), None, None)),
+            Err(error) => {
+                tracing::debug!(%error, "a connection out of the mesh failed");
+                passage.failed(error.reason());
+                Err(reject::CONNECT_FAILED.reason)
+            }
+        }
+    }
+
+    async fn connect(&self, resolved: &Resolved, passage: &mut Passage) -> Connected {
+        let (Backend { balancer, metrics, .. }, timeouts): (_, Timeouts) =
+            resolved.choose(None).map_err(|reject| reject.reason)?;
+        let mut tried = Vec::new();
+        let mut reason = reject::NO_ENDPOINTS.reason;
+        while tried.len() < MAX_TRIES {
+            let Some(member) = balancer.pick(&tried) else { break };
+            let endpoint = member.pool.endpoint();
+            let pending = member.begin();
+            match dial(&self.worker.shared, endpoint, Alpn::Tcp).await {
+                Ok(dialled) => {
+                    pending.answered(false);
+                    passage.set_endpoint(metrics, endpoint.address);
+                    return Ok((dialled.stream, timeouts.idle, Some(pending)));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "an endpoint took no connection");
+                    member.failed();
+                    reason = match error {
+                        DialError::Handshake { .. } => reject::HANDSHAKE_FAILED.reason,
+                        _ => reject::CONNECT_FAILED.reason,
+                    };
+                }
+            }
+            tried.push(member);
+        }
+        Err(reason)
+    }
+}
+
+type Connected = Result<(Stream, Option<std::time::Duration>, Option<Pending>), &'static str>;

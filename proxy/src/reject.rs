@@ -1,0 +1,105 @@
+//! Every answer of our own making: status, reason, one line of text.
+//!
+//! The text says what happened and what to check, never whose policy it was nor anything that the caller sent.
+
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+
+use crate::body::ProxyBody;
+
+/// Says in one kebab-case word why a proxy answered itself.
+pub const REASON: HeaderName = HeaderName::from_static("byrnie-reason");
+/// Between proxies: `safe` when the request reached no application.
+pub const RETRY: HeaderName = HeaderName::from_static("byrnie-retry");
+
+/// An answer of our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// Status.
+    pub status: StatusCode,
+    /// For the header, the metrics and the log.
+    pub reason: &'static str,
+    /// For people.
+    pub text: &'static str,
+    /// Whether no application has seen the request.
+    pub undelivered: bool,
+}
+
+const fn reject(status: StatusCode, reason: &'static str, text: &'static str) -> Reject {
+    Reject { status, reason, text, undelivered: false }
+}
+
+const fn undelivered(status: StatusCode, reason: &'static str, text: &'static str) -> Reject {
+    Reject { status, reason, text, undelivered: true }
+}
+
+const BAD: StatusCode = StatusCode::BAD_REQUEST;
+const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
+const GATEWAY: StatusCode = StatusCode::BAD_GATEWAY;
+
+// the front door
+pub const BAD_HOST: Reject = reject(BAD, "bad-host", "the request needs exactly one valid host");
+pub const HOST_MISMATCH: Reject = reject(BAD, "host-mismatch", "the request names two different hosts");
+pub const BAD_TARGET: Reject = reject(BAD, "bad-target", "the request target is not a path of this server");
+pub const BAD_FRAMING: Reject = reject(BAD, "bad-framing", "the transfer coding must be exactly 'chunked'");
+pub const BAD_HEADER_NAME: Reject = reject(BAD, "bad-header-name", "a header name imitates a reserved one");
+pub const BAD_EXPECT: Reject =
+    reject(StatusCode::EXPECTATION_FAILED, "bad-expect", "the only expectation that is understood is 100-continue");
+pub const CONNECT: Reject = reject(StatusCode::METHOD_NOT_ALLOWED, "connect-refused", "CONNECT is not served here");
+pub const LONG_URI: Reject = reject(StatusCode::URI_TOO_LONG, "uri-too-long", "the request target exceeds 8 KiB");
+pub const LARGE_HEADERS: Reject = reject(
+    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "headers-too-large",
+    "the headers exceed 16 KiB or 100 fields",
+);
+
+// outbound
+pub const DISCOVERY_TIMEOUT: Reject =
+    undelivered(UNAVAILABLE, "discovery-timeout", "the destination is not known yet; is the control plane reachable?");
+pub const NO_ROUTE: Reject = undelivered(StatusCode::NOT_FOUND, "no-route", "no route of the destination matches");
+pub const NO_ENDPOINTS: Reject = undelivered(UNAVAILABLE, "no-endpoints", "the destination has no ready endpoints");
+pub const CONNECT_FAILED: Reject =
+    undelivered(UNAVAILABLE, "connect-failed", "no endpoint of the destination took a connection");
+pub const HANDSHAKE_FAILED: Reject =
+    undelivered(UNAVAILABLE, "handshake-failed", "the endpoint did not prove the expected identity");
+pub const POOL_FULL: Reject = undelivered(UNAVAILABLE, "too-many-connections", "the endpoint has no free connection");
+pub const RESET: Reject = reject(GATEWAY, "upstream-reset", "the connection ended before the response began");
+pub const BAD_UPGRADE: Reject = reject(GATEWAY, "bad-upgrade", "the server switched to a protocol nobody asked for");
+pub const REQUEST_TIMEOUT: Reject =
+    reject(StatusCode::GATEWAY_TIMEOUT, "request-timeout", "the response did not arrive in time");
+
+// inbound
+pub const DENIED: &str = "the caller is not allowed to make this request";
+pub const APP_REFUSED: Reject = undelivered(UNAVAILABLE, "app-refused", "the application does not take connections");
+pub const APP_RESET: Reject = reject(GATEWAY, "app-reset", "the application ended the connection before it answered");
+pub const POLICY_UNKNOWN: Reject =
+    undelivered(UNAVAILABLE, "policy-unknown", "the server's policy is not known yet; is the control plane reachable?");
+
+impl Reject {
+    /// The refusal of a policy.
+    pub fn denied(denial: &byrnie_model::Denial<'_>) -> Self {
+        match denial {
+            byrnie_model::Denial::Path(..) => reject(BAD, denial.reason(), "the request path is ambiguous"),
+            _ => reject(StatusCode::FORBIDDEN, denial.reason(), DENIED),
+        }
+    }
+
+    /// The answer to an application, our own.
+    pub fn to_app(self) -> Response<ProxyBody> {
+        let line = format!("byrnie: {}: {}\n", self.reason, self.text);
+        let mut response = Response::new(ProxyBody::Full(line.into()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(REASON, HeaderValue::from_static(self.reason));
+        response
+    }
+
+    /// The answer to a peer. What reached no application says so to the caller's proxy.
+    pub fn to_peer(self) -> Response<ProxyBody> {
+        let mut response = self.to_app();
+        if self.undelivered {
+            response.headers_mut().insert(RETRY, HeaderValue::from_static("safe"));
+        }
+        response
+    }
+}

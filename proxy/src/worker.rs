@@ -1,0 +1,241 @@
+//! Worker threads: each one a current-thread runtime with listeners, connections, pools and balancers of its own.
+//!
+//! Owns the accept loops, the coarse clock and the sweep. Nothing here is shared between workers except
+//! [`Shared`], so the request path takes no lock. Knows no protocol.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    future::Future,
+    io,
+    net::SocketAddr,
+    rc::{Rc, Weak},
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use byrnie_model::Workload;
+use socket2::{Domain, Protocol, Socket, Type};
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime,
+    sync::Notify,
+    task::{LocalSet, spawn_local},
+    time::{Instant, MissedTickBehavior, interval, sleep},
+};
+
+use crate::{
+    activity::{Activity, Ends},
+    destination::Destination,
+    inbound::{self, App},
+    listener::Listener,
+    metrics::{AuthorizationMetrics, Direction},
+    outbound,
+    state::Shared,
+};
+
+/// How often limits, idle connections and changes of policy and identity are looked at.
+const SWEEP: Duration = Duration::from_millis(250);
+/// How long a full accept queue may be left alone when no descriptor is free.
+const MAX_BACKOFF: Duration = Duration::from_millis(500);
+const BACKLOG: i32 = 4096;
+/// Unused for this long, a destination's connections and statistics are forgotten.
+const UNUSED: Duration = Duration::from_secs(600);
+
+/// Why the workers did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// Another process has the address, or the address is not ours.
+    #[error("cannot listen on {address}; is another proxy running there?")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// No thread.
+    #[error("cannot start a worker thread")]
+    Thread(#[source] io::Error),
+}
+
+/// What the connections of one thread share.
+#[derive(Debug)]
+pub struct Worker {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// Decisions, counted.
+    pub decisions: RefCell<AuthorizationMetrics>,
+    clock: Rc<Cell<std::time::Instant>>,
+    generation: Cell<u64>,
+    policy: Notify,
+    destinations: RefCell<HashMap<SocketAddr, Rc<Destination>>>,
+    apps: RefCell<HashMap<SocketAddr, Rc<App>>>,
+    connections: RefCell<Vec<Weak<Activity>>>,
+}
+
+/// Binds the listeners, once per worker, and starts the threads, which run until the process ends.
+pub fn start(shared: &Arc<Shared>, listeners: &[Listener], workers: usize) -> Result<(), StartError> {
+    let bind_all = || {
+        let bound = listeners.iter().map(|listener| {
+            let address = listener.address;
+            let socket = bind(address).map_err(|source| StartError::Listen { address, source })?;
+            Ok((listener.clone(), socket))
+        });
+        bound.collect::<Result<Vec<_>, StartError>>()
+    };
+    let bound: Vec<_> = (0..workers.max(1)).map(|_| bind_all()).collect::<Result<_, _>>()?;
+    for (number, bound) in bound.into_iter().enumerate() {
+        let shared = shared.clone();
+        let work = move || match runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => LocalSet::new().block_on(&runtime, run(shared, bound)),
+            Err(error) => tracing::error!(%error, "cannot start a worker's runtime"),
+        };
+        thread::Builder::new().name(format!("worker-{number}")).spawn(work).map_err(StartError::Thread)?;
+    }
+    Ok(())
+}
+
+/// Serves on listeners that are bound already; does not return.
+pub async fn run(shared: Arc<Shared>, bound: Vec<(Listener, Socket)>) {
+    let worker = Worker::new(shared);
+    for (Listener { direction, source, .. }, socket) in bound {
+        let worker = worker.clone();
+        match direction {
+            Direction::Outbound => {
+                let serve = move |tcp, client| outbound::serve(worker.clone(), tcp, client, source);
+                spawn_local(accept(socket, serve));
+            }
+            Direction::Inbound => {
+                let serve = move |tcp, client| inbound::serve(worker.clone(), tcp, client, source);
+                spawn_local(accept(socket, serve));
+            }
+        }
+    }
+    worker.watch().await;
+}
+
+/// A listening socket; every worker binds its own to the same address.
+pub fn bind(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// The moment on the monotonic clock that a wall-clock time will be.
+pub fn until(time: SystemTime) -> Instant {
+    Instant::now() + time.duration_since(SystemTime::now()).unwrap_or_default()
+}
+
+async fn accept<F: Future<Output = ()> + 'static>(socket: Socket, serve: impl Fn(TcpStream, SocketAddr) -> F) {
+    let listener = match TcpListener::from_std(socket.into()) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "a listener cannot be served"),
+    };
+    let mut backoff = Duration::from_millis(5);
+    loop {
+        match listener.accept().await {
+            Ok((tcp, client)) => {
+                backoff = Duration::from_millis(5);
+                spawn_local(serve(tcp, client));
+            }
+            // the connection that failed is gone, the next one need not be
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection; are file descriptors exhausted?");
+                sleep(backoff).await;
+                backoff = (backoff * 2).min(MAX_BACKOFF);
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// A worker without connections.
+    pub fn new(shared: Arc<Shared>) -> Rc<Self> {
+        Rc::new(Self {
+            decisions: RefCell::new(shared.metrics.authorization()),
+            shared,
+            clock: Rc::new(Cell::new(std::time::Instant::now())),
+            generation: Cell::new(0),
+            policy: Notify::new(),
+            destinations: RefCell::default(),
+            apps: RefCell::default(),
+            connections: RefCell::default(),
+        })
+    }
+
+    /// Grows whenever the proxy's own certificate or trust changes: older connections are not used again.
+    pub fn generation(&self) -> u64 {
+        self.generation.get()
+    }
+
+    /// Starts to watch over a connection.
+    pub fn watch_over(&self, ends: Ends) -> Rc<Activity> {
+        let activity = Activity::new(&self.clock, ends);
+        self.connections.borrow_mut().push(Rc::downgrade(&activity));
+        activity
+    }
+
+    /// Returns at the next change of the workload's policy.
+    pub async fn policy_changed(&self) {
+        self.policy.notified().await;
+    }
+
+    /// What is known of an original destination; asks for it at first use.
+    pub fn destination(&self, address: SocketAddr) -> Rc<Destination> {
+        let mut all = self.destinations.borrow_mut();
+        let known = all.entry(address).or_insert_with(|| Rc::new(Destination::new(self.shared.destinations.slot(address))));
+        known.clone()
+    }
+
+    /// The application on one of the pod's own ports.
+    pub fn app(&self, address: SocketAddr) -> Rc<App> {
+        self.apps.borrow_mut().entry(address).or_insert_with(|| Rc::new(App::new(address, &self.shared))).clone()
+    }
+
+    /// Looks after everything that has a limit; does not return.
+    async fn watch(&self) {
+        let mut tick = interval(SWEEP);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut draining = false;
+        let mut standing = None;
+        let mut workload: Option<Arc<Workload>> = None;
+        loop {
+            tick.tick().await;
+            self.clock.set(std::time::Instant::now());
+            let leaf = self.shared.identity.leaf().map(|leaf| Arc::as_ptr(&leaf).addr());
+            let now_standing = Some((leaf, self.shared.identity.bundle().map(|bundle| bundle.epoch)));
+            if now_standing != standing {
+                standing = now_standing;
+                self.generation.set(self.generation.get() + 1);
+            }
+            let latest = self.shared.workload.load_full();
+            if latest.as_ref().map(Arc::as_ptr) != workload.as_ref().map(Arc::as_ptr) {
+                workload = latest;
+                self.policy.notify_waiters();
+            }
+            let begins = self.shared.drain.is_draining() && !draining;
+            draining |= begins;
+            self.connections.borrow_mut().retain(|connection| {
+                let Some(connection) = connection.upgrade() else { return false };
+                if begins {
+                    connection.drain();
+                }
+                connection.check();
+                true
+            });
+            self.destinations.borrow_mut().retain(|_, d| d.sweep(self, UNUSED) || Rc::strong_count(d) > 1);
+            self.apps.borrow_mut().retain(|_, app| app.sweep(self) || Rc::strong_count(app) > 1);
+        }
+    }
+}

@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceConversion, CustomResourceDefinition, CustomResourceDefinitionVersion, JSONSchemaProps,
-    JSONSchemaPropsOrArray, ServiceReference, WebhookClientConfig, WebhookConversion,
+    JSONSchemaPropsOrArray, JSONSchemaPropsOrBool::Schema, ServiceReference, WebhookClientConfig,
+    WebhookConversion,
 };
 use kube::CustomResourceExt;
 
@@ -112,7 +113,8 @@ fn ours(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
 /// refuses `http: null`, which would read like no http at all.
 fn lose_nothing(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
-    if schema.type_.as_deref() == Some("object") && schema.additional_properties.is_none() {
+    if schema.type_.as_deref() == Some("object") && !matches!(schema.additional_properties, Some(Schema(_))) {
+        schema.additional_properties = None;
         schema.x_kubernetes_preserve_unknown_fields = Some(true);
     }
     schema.properties.iter_mut().flat_map(|p| p.values_mut()).for_each(lose_nothing);

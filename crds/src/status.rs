@@ -54,3 +54,36 @@ pub fn set(conditions: &mut Vec<Condition>, observed: Observed<'_>, generation: 
 pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
     conditions.iter().any(|c| c.type_ == type_ && c.status == "True")
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::Timestamp;
+
+    use super::*;
+
+    fn at(seconds: i64) -> Time {
+        Time(Timestamp::from_second(seconds).unwrap())
+    }
+
+    fn observed(status: Option<bool>, message: &str) -> Observed<'_> {
+        Observed { type_: ACCEPTED, status, reason: "Accepted", message: message.into() }
+    }
+
+    #[test]
+    fn the_time_moves_only_when_the_status_flips() {
+        let mut conditions = Vec::new();
+        set(&mut conditions, observed(Some(true), "fine"), Some(1), at(10));
+        set(&mut conditions, observed(Some(true), "still fine"), Some(2), at(20));
+        assert_eq!(conditions[0].last_transition_time, at(10));
+        assert_eq!(
+            (conditions[0].message.as_str(), conditions[0].observed_generation),
+            ("still fine", Some(2))
+        );
+        assert!(is_true(&conditions, ACCEPTED) && !is_true(&conditions, PROGRAMMED));
+        set(&mut conditions, observed(Some(false), "no"), Some(3), at(30));
+        assert_eq!((conditions.len(), conditions[0].status.as_str()), (1, "False"));
+        assert_eq!(conditions[0].last_transition_time, at(30));
+        set(&mut conditions, observed(None, "who knows"), Some(3), at(40));
+        assert_eq!(conditions[0].status, "Unknown");
+    }
+}

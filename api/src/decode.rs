@@ -96,7 +96,7 @@ impl<'a> At<'a> {
         Self::Index(self, index)
     }
 
-    fn fail<T>(&self, problem: impl ToString) -> Result<T, DecodeError> {
+    fn fail<T>(&self, problem: impl fmt::Display) -> Result<T, DecodeError> {
         Err(DecodeError { path: self.to_string(), problem: problem.to_string() })
     }
 

@@ -16,9 +16,9 @@ pub fn workload(workload: &model::Workload) -> v1::Workload {
         policies: policies.iter().map(policy).collect(),
         mtls: Some(v1::Mtls {
             default_mode: mtls_mode(mtls.default).into(),
-            ports: mtls.ports.iter().map(port_mtls).collect(),
+            ports: mtls.ports.iter().copied().map(port_mtls).collect(),
         }),
-        protocols: protocols.iter().map(port_protocol).collect(),
+        protocols: protocols.iter().copied().map(port_protocol).collect(),
         ..v1::Workload::default()
     };
     message.parts = parts::workload(&message);
@@ -161,11 +161,11 @@ fn mtls_mode(mode: model::MtlsMode) -> v1::MtlsMode {
     }
 }
 
-fn port_mtls(&(port, mode): &(u16, model::MtlsMode)) -> v1::PortMtls {
+fn port_mtls((port, mode): (u16, model::MtlsMode)) -> v1::PortMtls {
     v1::PortMtls { port: port.into(), mode: mtls_mode(mode).into() }
 }
 
-fn port_protocol(&(port, spoken): &(u16, model::Protocol)) -> v1::PortProtocol {
+fn port_protocol((port, spoken): (u16, model::Protocol)) -> v1::PortProtocol {
     v1::PortProtocol { port: port.into(), protocol: protocol(spoken).into() }
 }
 

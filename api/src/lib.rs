@@ -11,7 +11,7 @@ pub mod v1 {
 
 pub mod decode;
 pub mod encode;
-mod parts;
+pub mod parts;
 mod trust;
 
 pub use decode::DecodeError;

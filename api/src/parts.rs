@@ -7,7 +7,7 @@
 use crate::v1;
 
 /// For [`v1::Workload::parts`].
-pub(crate) fn workload(workload: &v1::Workload) -> u64 {
+pub fn workload(workload: &v1::Workload) -> u64 {
     let v1::Workload { policies, mtls, protocols, generations: _, required_features, parts: _ } = workload;
     sum(policies, policy)
         + mtls.as_ref().map_or(0, |m| len(&m.ports))
@@ -16,7 +16,7 @@ pub(crate) fn workload(workload: &v1::Workload) -> u64 {
 }
 
 /// For [`v1::Destination::parts`].
-pub(crate) fn destination(destination: &v1::Destination) -> u64 {
+pub fn destination(destination: &v1::Destination) -> u64 {
     use v1::destination::Kind;
     let v1::Destination { address: _, kind, generations: _, required_features, parts: _ } = destination;
     let kind = match kind {

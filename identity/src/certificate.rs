@@ -156,18 +156,17 @@ fn key_usage(bits: &[u8]) -> Result<KeyUsage, Malformed> {
 /// `YYMMDDhhmmssZ` until 2049 or `YYYYMMDDhhmmssZ` (RFC 5280 section 4.1.2.5), from 1970 on.
 fn time(reader: &mut Reader<'_>) -> Result<SystemTime, Malformed> {
     let (tag, text) = reader.any()?;
-    let (year, rest) = match (tag, text) {
-        (UTC_TIME, [year @ .., a, b, c, d, e, f, g, h, i, j, b'Z']) if year.len() == 2 => {
-            let year = digits(year)?;
-            (if year < 50 { 2000 + year } else { 1900 + year }, [*a, *b, *c, *d, *e, *f, *g, *h, *i, *j])
-        }
-        (GENERALIZED_TIME, [year @ .., a, b, c, d, e, f, g, h, i, j, b'Z']) if year.len() == 4 => {
-            (digits(year)?, [*a, *b, *c, *d, *e, *f, *g, *h, *i, *j])
-        }
+    let text = text.strip_suffix(b"Z").ok_or(Malformed)?;
+    let (year, rest) = text.split_at_checked(text.len().saturating_sub(10)).ok_or(Malformed)?;
+    let year = match (tag, year.len(), digits(year)?) {
+        (UTC_TIME, 2, year @ 0..=49) => 2000 + year,
+        (UTC_TIME, 2, year) => 1900 + year,
+        (GENERALIZED_TIME, 4, year) => year,
         _ => return Err(Malformed),
     };
-    let field = |at: usize| digits(&rest[at..at + 2]);
-    let (month, day, hour, minute, second) = (field(0)?, field(2)?, field(4)?, field(6)?, field(8)?);
+    let ([month, day, hour, minute, second], []) = rest.as_chunks::<2>() else { return Err(Malformed) };
+    let (month, day, hour) = (digits(month)?, digits(day)?, digits(hour)?);
+    let (minute, second) = (digits(minute)?, digits(second)?);
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let february = if leap { 29 } else { 28 };
     let months = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];

@@ -11,15 +11,15 @@ use std::{
     time::Duration,
 };
 
-use byrnie_crds::names;
+use byrnie_crds::{MeshTrust, names};
 use byrnie_model::SpiffeId;
 use futures::StreamExt;
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Namespace, Pod, Service},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
     runtime::{WatchStreamExt, reflector, reflector::ObjectRef, watcher},
 };
@@ -145,6 +145,7 @@ impl BundleConfigMaps {
                 return now + FIRST_RETRY * 4;
             }
         };
+        let owners = owners(&trusted);
         let wanted = wanted(&self.stores.namespaces.state(), &self.stores.pods.state());
         let existing = store.state();
         let mut work: Vec<Work> = existing
@@ -154,15 +155,16 @@ impl BundleConfigMaps {
             .collect();
         for namespace in wanted {
             let reference = ObjectRef::new(names::TRUST_CONFIG_MAP).within(&namespace);
-            if store.get(&reference).is_none_or(|map| map.data.as_ref() != Some(&data)) {
+            let in_line = |map: &ConfigMap| map.data.as_ref() == Some(&data) && map.owner_references() == owners;
+            if !store.get(&reference).is_some_and(|map| in_line(&map)) {
                 work.push(Work::Write(namespace));
             }
         }
         failures.retain(|namespace, _| work.iter().any(|work| work.namespace() == namespace));
         work.retain(|work| failures.get(work.namespace()).is_none_or(|(_, at)| *at <= now));
-        let data = &data;
+        let (data, owners) = (&data, &owners);
         let results: Vec<(String, Result<(), ApiError>)> = futures::stream::iter(work)
-            .map(|work| async move { (work.namespace().to_owned(), self.carry_out(work, data).await) })
+            .map(|work| async move { (work.namespace().to_owned(), self.carry_out(work, data, owners).await) })
             .buffer_unordered(CONCURRENCY)
             .collect()
             .await;
@@ -183,7 +185,12 @@ impl BundleConfigMaps {
         failures.values().map(|(_, at)| *at).min().unwrap_or(now + RESYNC)
     }
 
-    async fn carry_out(&self, work: Work, data: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    async fn carry_out(
+        &self,
+        work: Work,
+        data: &BTreeMap<String, String>,
+        owners: &[OwnerReference],
+    ) -> Result<(), ApiError> {
         if !self.fence.open() {
             return Ok(());
         }
@@ -194,6 +201,7 @@ impl BundleConfigMaps {
                     metadata: ObjectMeta {
                         name: Some(names::TRUST_CONFIG_MAP.into()),
                         labels: Some(BTreeMap::from([(names::PART_OF_LABEL.into(), names::PART_OF.into())])),
+                        owner_references: Some(owners.to_vec()),
                         ..ObjectMeta::default()
                     },
                     data: Some(data.clone()),
@@ -270,6 +278,17 @@ impl Work {
             Self::Write(namespace) | Self::Remove(namespace, _) => namespace,
         }
     }
+}
+
+/// MeshTrust owns them, so that nothing is left when the mesh is uninstalled.
+fn owners(trusted: &Trusted) -> Vec<OwnerReference> {
+    vec![OwnerReference {
+        api_version: MeshTrust::api_version(&()).into(),
+        kind: MeshTrust::kind(&()).into(),
+        name: names::MESH_TRUST.into(),
+        uid: trusted.mesh_trust.clone(),
+        ..OwnerReference::default()
+    }]
 }
 
 /// Namespaces that are labelled, and those with a pod that opted in (or was injected before the label went).

@@ -32,3 +32,6 @@ pub trait Facts: Send + Sync + 'static {
     /// Who signs now, read anew.
     fn trust(&self) -> impl Future<Output = Result<Arc<Trusted>, Stale>> + Send;
 }
+
+#[cfg(test)]
+mod tests;

@@ -261,3 +261,138 @@ fn random_serial() -> Result<SerialNumber, AuthorityError> {
 fn hex(bytes: &[u8]) -> String {
     super::Hex(bytes).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use byrnie_identity::{Identity, Leaf, TrustBundle};
+
+    use super::*;
+    use crate::trust::{csr, pem};
+
+    fn domain() -> TrustDomain {
+        "cluster.local".parse().unwrap()
+    }
+
+    fn generate(lifetime: Duration) -> Authority {
+        Authority::generate(&domain(), lifetime, SystemTime::now()).unwrap()
+    }
+
+    fn key() -> KeyPair {
+        KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap()
+    }
+
+    fn name() -> SpiffeId {
+        "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap()
+    }
+
+    /// Somebody's root and an intermediate under it, as `(tls.crt, tls.key, ca.crt)`.
+    fn external(change: impl FnOnce(&mut CertificateParams)) -> (String, String, String) {
+        let named = |text: &str| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, text);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            params
+        };
+        let root = rcgen::CertifiedIssuer::self_signed(named("somebody's root"), key()).unwrap();
+        let mut params = named("the mesh");
+        params.not_after = OffsetDateTime::now_utc() + Duration::from_hours(10);
+        change(&mut params);
+        let signing = key();
+        let intermediate: CertificateDer<'static> = params.signed_by(&signing, &root).unwrap().into();
+        (pem(&intermediate), signing.serialize_pem(), pem(root.der()))
+    }
+
+    /// The peers' own judgement of a leaf.
+    fn believed(authority: &Authority) -> Result<(), String> {
+        let identity = Identity::new(domain());
+        let roots = [(domain(), vec![authority.root().clone()])].into();
+        let bundle = TrustBundle { epoch: 1, roots, signer: Some(*authority.id().as_bytes()) };
+        identity.install_bundle(bundle).map_err(|e| e.to_string())?;
+        let key = byrnie_identity::KeyPair::generate().unwrap();
+        let public = csr::public_key(&key.certificate_request().unwrap()).unwrap();
+        let issued = authority.sign(&public, &name(), Duration::from_hours(1), SystemTime::now()).unwrap();
+        identity.install_leaf(Leaf::new(issued.chain, key).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+        let leaf = identity.leaf().unwrap();
+        assert_eq!(leaf.issuer, Some(*authority.id().as_bytes()), "a proxy knows who signed");
+        Ok(())
+    }
+
+    #[test]
+    fn peers_believe_what_it_signs() {
+        believed(&generate(Duration::from_hours(720))).unwrap();
+        let (certificates, key, root) = external(|_| {});
+        let chain = format!("{certificates}{root}");
+        for authority in [
+            Authority::from_pem(certificates.as_bytes(), key.as_bytes(), Some(root.as_bytes())).unwrap(),
+            Authority::from_pem(chain.as_bytes(), key.as_bytes(), Some(root.as_bytes())).unwrap(),
+            Authority::from_pem(chain.as_bytes(), key.as_bytes(), None).unwrap(),
+        ] {
+            assert_ne!(authority.id(), authority.root_id());
+            assert_eq!(pem(authority.root()), root);
+            believed(&authority).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_secret_gives_back_the_same_authority() {
+        let made = generate(Duration::from_hours(720));
+        let read = Authority::from_pem(pem(made.root()).as_bytes(), made.key_pem().as_bytes(), None).unwrap();
+        assert_eq!((read.id(), read.root()), (made.id(), made.root()));
+        believed(&read).unwrap();
+        assert!(!format!("{made:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn secrets_that_hold_no_authority() {
+        let (certificates, secret, root) = external(|_| {});
+        let error = |crt: &str, key: &str, ca: Option<&str>| {
+            Authority::from_pem(crt.as_bytes(), key.as_bytes(), ca.map(str::as_bytes)).unwrap_err().to_string()
+        };
+        assert!(error("", &secret, None).contains("no certificate"));
+        assert!(error(&certificates, "", Some(&root)).contains("tls.key is not readable"));
+        assert!(error(&certificates, &secret, None).contains("no self-signed root"));
+        assert!(error(&certificates, &key().serialize_pem(), Some(&root)).contains("does not belong"));
+        let (_, _, other_root) = external(|_| {});
+        assert!(error(&certificates, &secret, Some(&other_root)).contains("no self-signed root"));
+        for change in [
+            |p: &mut CertificateParams| p.is_ca = IsCa::NoCa,
+            |p: &mut CertificateParams| p.key_usages = vec![KeyUsagePurpose::DigitalSignature],
+        ] {
+            let (certificates, secret, root) = external(change);
+            assert!(error(&certificates, &secret, Some(&root)).contains("may not sign"));
+        }
+    }
+
+    #[test]
+    fn no_leaf_outlives_its_authority() {
+        let (certificates, secret, root) = external(|_| {});
+        let authority = Authority::from_pem(certificates.as_bytes(), secret.as_bytes(), Some(root.as_bytes())).unwrap();
+        let now = SystemTime::now();
+        let issued = authority.sign(&key(), &name(), Duration::from_hours(24), now).unwrap();
+        assert_eq!(issued.not_after, authority.not_after());
+        let young = generate(Duration::from_hours(720));
+        let issued = young.sign(&key(), &name(), Duration::from_hours(24), now).unwrap();
+        let (_, leaf) = X509Certificate::from_der(&issued.chain[0]).unwrap();
+        let (_, root) = X509Certificate::from_der(young.root()).unwrap();
+        assert!(leaf.validity().not_before >= root.validity().not_before);
+        let backdated = OffsetDateTime::from(now) - leaf.validity().not_before.to_datetime();
+        assert!(backdated <= BACKDATE + Duration::from_secs(1) && backdated > BACKDATE - Duration::from_secs(5));
+        let later = now + Duration::from_hours(720);
+        assert!(matches!(
+            young.sign(&key(), &name(), Duration::from_hours(24), later),
+            Err(AuthorityError::Expired { .. })
+        ));
+    }
+
+    #[test]
+    fn serials_are_long_and_never_the_same() {
+        let authority = generate(Duration::from_hours(24));
+        let serials: std::collections::BTreeSet<String> = (0..100)
+            .map(|_| authority.sign(&key(), &name(), Duration::from_hours(1), SystemTime::now()).unwrap().serial)
+            .collect();
+        assert_eq!(serials.len(), 100);
+        assert!(serials.iter().all(|serial| serial.len() == 32));
+    }
+}

@@ -36,6 +36,8 @@ pub struct Trusted {
     pub authority: Authority,
     /// How long leaves live.
     pub leaf_lifetime: Duration,
+    /// UID of MeshTrust, which owns what is made for it in other namespaces.
+    pub mesh_trust: String,
 }
 
 /// Why nothing can be signed now.
@@ -144,13 +146,14 @@ impl Current {
             return Err(Stale::OtherDomain { found: plan.trust_domain, own: self.domain.clone() });
         }
         let state = TrustState::read(object, plan.trust_domain.clone())?.ok_or(Stale::NotEstablished)?;
+        let mesh_trust = object.uid().unwrap_or_default();
         let _one_at_a_time = self.loading.lock().await;
         let held = self.held.borrow().clone();
         if let Some(held) = &held {
             if state.epoch < held.state.epoch {
                 return Err(Stale::Regression { stored: state.epoch, held: held.state.epoch });
             }
-            if held.state == state && held.leaf_lifetime == plan.leaf_lifetime {
+            if held.state == state && held.leaf_lifetime == plan.leaf_lifetime && held.mesh_trust == mesh_trust {
                 return Ok(held.clone());
             }
         }
@@ -164,13 +167,13 @@ impl Current {
                 authority
             }
         };
-        let trusted = Arc::new(Trusted { state, authority, leaf_lifetime: plan.leaf_lifetime });
+        let leaf_lifetime = plan.leaf_lifetime;
+        let trusted = Arc::new(Trusted { state, authority, leaf_lifetime, mesh_trust });
         info!(
             epoch = trusted.state.epoch,
             phase = ?trusted.state.phase,
             signer = %trusted.state.signer.short(),
             roots = trusted.state.roots.len(),
-            mesh_trust = object.uid().unwrap_or_default(),
             "trust loaded"
         );
         self.metrics.trust_epoch.set(trusted.state.epoch);

@@ -1,0 +1,293 @@
+//! One pod, one token, and everything that can be wrong with them, through the gRPC service.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use byrnie_api::v1::{IssueRequest, IssueResponse, identity_server::Identity};
+use byrnie_crds::meshtrust::{Phase, RootState};
+use k8s_openapi::{
+    api::{
+        authentication::v1::{TokenReviewStatus, UserInfo},
+        core::v1::{Container, Pod, PodIP, PodSpec, PodStatus},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use rcgen::{CertificateParams, KeyPair, SanType};
+use tonic::{Code, Request, Status};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::{Facts, Issuance};
+use crate::{
+    api_call::ApiError,
+    metrics::Metrics,
+    serve::PeerAddress,
+    trust::{
+        Authority, Root, TrustState,
+        current::{Stale, Trusted},
+    },
+};
+
+const POD_IP: &str = "10.1.2.3";
+const TOKEN: &str = "the-token";
+const EPOCH: u64 = 7;
+
+/// A cluster with one pod `shop/web-1`, ServiceAccount `web`, and one token that is bound to it.
+#[derive(Clone)]
+struct Fake {
+    review: TokenReviewStatus,
+    pod: Option<Pod>,
+    api_is_down: bool,
+    trusted: Option<Arc<Trusted>>,
+}
+
+impl Facts for Fake {
+    async fn review(&self, token: &str, audience: &str) -> Result<TokenReviewStatus, ApiError> {
+        if self.api_is_down {
+            return Err(ApiError::TimedOut);
+        }
+        let known = token == TOKEN && audience == "byrnie.dev/cluster.local";
+        Ok(if known { self.review.clone() } else { refused("unknown token") })
+    }
+    async fn pod(&self, namespace: &str, name: &str, uid: &str) -> Option<Arc<Pod>> {
+        let metadata = &self.pod.as_ref()?.metadata;
+        let same = metadata.namespace.as_deref() == Some(namespace)
+            && metadata.name.as_deref() == Some(name)
+            && metadata.uid.as_deref() == Some(uid);
+        same.then(|| Arc::new(self.pod.clone().unwrap()))
+    }
+    async fn trust(&self) -> Result<Arc<Trusted>, Stale> {
+        self.trusted.clone().ok_or(Stale::NotEstablished)
+    }
+}
+
+fn refused(reason: &str) -> TokenReviewStatus {
+    TokenReviewStatus { authenticated: Some(false), error: Some(reason.into()), ..TokenReviewStatus::default() }
+}
+
+fn fake() -> Fake {
+    let extra = [("pod-name", "web-1"), ("pod-uid", "uid-1"), ("node-name", "node-1")]
+        .map(|(key, value)| (format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]));
+    let review = TokenReviewStatus {
+        authenticated: Some(true),
+        audiences: Some(vec!["byrnie.dev/cluster.local".into()]),
+        user: Some(UserInfo {
+            username: Some("system:serviceaccount:shop:web".into()),
+            extra: Some(BTreeMap::from(extra)),
+            ..UserInfo::default()
+        }),
+        error: None,
+    };
+    let container = |name: &str| Container { name: name.into(), ..Container::default() };
+    let pod = Pod {
+        metadata: ObjectMeta {
+            namespace: Some("shop".into()),
+            name: Some("web-1".into()),
+            uid: Some("uid-1".into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec {
+            service_account_name: Some("web".into()),
+            node_name: Some("node-1".into()),
+            init_containers: Some(vec![container("byrnie-init"), container("byrnie-proxy")]),
+            containers: vec![container("app")],
+            ..PodSpec::default()
+        }),
+        status: Some(PodStatus {
+            phase: Some("Pending".into()),
+            pod_ips: Some(vec![PodIP { ip: POD_IP.into() }, PodIP { ip: "fd00::3".into() }]),
+            ..PodStatus::default()
+        }),
+    };
+    let domain = "cluster.local".parse().unwrap();
+    let authority = Authority::generate(&domain, Duration::from_hours(720), SystemTime::now()).unwrap();
+    let roots = vec![Root::of(&authority, RootState::Active)];
+    let signer = authority.id();
+    let state = TrustState { domain, epoch: EPOCH, phase: Phase::Stable, roots, signer };
+    let trusted = Trusted { state, authority, leaf_lifetime: Duration::from_hours(24), mesh_trust: String::new() };
+    Fake { review, pod: Some(pod), api_is_down: false, trusted: Some(Arc::new(trusted)) }
+}
+
+fn service(fake: Fake) -> Issuance<Fake> {
+    Issuance::new(fake, "cluster.local".parse().unwrap(), Metrics::default())
+}
+
+fn request() -> IssueRequest {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let mut wishes = CertificateParams::default();
+    wishes.subject_alt_names =
+        vec![SanType::URI("spiffe://cluster.local/ns/kube-system/sa/admin".try_into().unwrap())];
+    let csr = wishes.serialize_request(&key).unwrap().der().to_vec();
+    IssueRequest { csr, token: TOKEN.into(), trust_epoch: EPOCH }
+}
+
+async fn ask(service: &Issuance<Fake>, from: &str, request: IssueRequest) -> Result<IssueResponse, Status> {
+    let mut request = Request::new(request);
+    let address: IpAddr = from.parse().unwrap();
+    request.extensions_mut().insert(PeerAddress((address, 40_000).into()));
+    service.issue(request).await.map(tonic::Response::into_inner)
+}
+
+/// The answer to a good request, in a cluster that was changed.
+async fn with(change: impl FnOnce(&mut Fake)) -> Result<IssueResponse, Status> {
+    let mut fake = fake();
+    change(&mut fake);
+    ask(&service(fake), POD_IP, request()).await
+}
+
+fn spec(fake: &mut Fake) -> &mut PodSpec {
+    fake.pod.as_mut().unwrap().spec.as_mut().unwrap()
+}
+
+fn status(fake: &mut Fake) -> &mut PodStatus {
+    fake.pod.as_mut().unwrap().status.as_mut().unwrap()
+}
+
+fn user(fake: &mut Fake) -> &mut UserInfo {
+    fake.review.user.as_mut().unwrap()
+}
+
+#[tokio::test]
+async fn a_pod_gets_its_own_name() {
+    let fake = fake();
+    let root = fake.trusted.as_ref().unwrap().authority.root().clone();
+    for address in [POD_IP, "fd00::3"] {
+        let answer = ask(&service(fake.clone()), address, request()).await.unwrap();
+        assert_eq!(answer.chain.len(), 1);
+        let (_, leaf) = X509Certificate::from_der(&answer.chain[0]).unwrap();
+        let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
+        assert_eq!(*names, [GeneralName::URI("spiffe://cluster.local/ns/shop/sa/web")]);
+        let (_, issuer) = X509Certificate::from_der(&root).unwrap();
+        leaf.verify_signature(Some(issuer.public_key())).unwrap();
+        let trust = answer.trust.unwrap();
+        assert_eq!((trust.epoch, trust.roots[0].certificates.as_slice()), (EPOCH, [root.to_vec()].as_slice()));
+        assert_eq!(trust.signer.len(), 32);
+    }
+}
+
+#[tokio::test]
+async fn tokens_that_prove_nothing() {
+    type Change = fn(&mut Fake);
+    let wrong: [(Change, &str); 9] = [
+        (|f| f.review = refused("[invalid bearer token, token has expired]"), "expired"),
+        (|f| f.review = refused("token audiences [https://kubernetes.default.svc] is invalid"), "audiences"),
+        (|f| f.review.audiences = None, "not reviewed for audience"),
+        (|f| f.review.audiences = Some(vec!["https://kubernetes.default.svc".into()]), "not reviewed for audience"),
+        (|f| user(f).username = Some("system:node:node-1".into()), "no ServiceAccount"),
+        (|f| user(f).username = Some("system:serviceaccount:shop:web:x".into()), "no ServiceAccount"),
+        (|f| user(f).username = None, "no ServiceAccount"),
+        (|f| user(f).extra = None, "not bound to a pod"),
+        (
+            |f| {
+                user(f).extra.as_mut().unwrap().remove("authentication.kubernetes.io/pod-uid");
+            },
+            "not bound to a pod",
+        ),
+    ];
+    for (change, message) in wrong {
+        let refusal = with(change).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::Unauthenticated, "{refusal:?}");
+        assert!(refusal.message().contains(message), "{message}: {refusal:?}");
+    }
+    let mut forged = request();
+    forged.token = "another".into();
+    assert_eq!(ask(&service(fake()), POD_IP, forged).await.unwrap_err().code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn pods_that_get_none() {
+    type Change = fn(&mut Fake);
+    let wrong: [(Change, &str); 6] = [
+        (|f| spec(f).service_account_name = Some("other".into()), "ServiceAccount other"),
+        (|f| spec(f).node_name = Some("node-2".into()), "node node-2"),
+        (|f| spec(f).host_network = Some(true), "node's network"),
+        (|f| spec(f).init_containers = None, "no container byrnie-proxy"),
+        (|f| status(f).phase = Some("Succeeded".into()), "has ended"),
+        (|f| status(f).pod_ips = Some(vec![PodIP { ip: "10.1.2.4".into() }]), "none of the pod's addresses"),
+    ];
+    for (change, message) in wrong {
+        let refusal = with(change).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::PermissionDenied, "{refusal:?}");
+        assert!(refusal.message().contains(message), "{message}: {refusal:?}");
+    }
+    let stolen = ask(&service(fake()), "10.9.9.9", request()).await.unwrap_err();
+    assert_eq!(stolen.code(), Code::PermissionDenied, "another pod with this token");
+}
+
+#[tokio::test]
+async fn what_may_be_well_in_a_moment_is_to_be_tried_again() {
+    type Change = fn(&mut Fake);
+    let unavailable: [(Change, &str); 6] = [
+        (|f| f.pod = None, "no pod shop/web-1"),
+        (|f| f.pod.as_mut().unwrap().metadata.uid = Some("uid-2".into()), "no pod shop/web-1"),
+        (|f| status(f).pod_ips = None, "no address yet"),
+        (|f| f.api_is_down = true, "cannot be reviewed now"),
+        (|f| f.trusted = None, "no trust has been established"),
+        (|f| f.trusted = Some(expiring()), "too soon to sign"),
+    ];
+    for (change, message) in unavailable {
+        let refusal = with(change).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::Unavailable, "{refusal:?}");
+        assert!(refusal.message().contains(message), "{message}: {refusal:?}");
+    }
+}
+
+fn expiring() -> Arc<Trusted> {
+    let old = fake().trusted.unwrap();
+    let authority =
+        Authority::generate(&old.state.domain, Duration::from_secs(30), SystemTime::now()).unwrap();
+    let state = TrustState { signer: authority.id(), ..old.state.clone() };
+    Arc::new(Trusted { state, authority, leaf_lifetime: old.leaf_lifetime, mesh_trust: String::new() })
+}
+
+#[tokio::test]
+async fn requests_that_are_no_requests() {
+    type Change = fn(&mut IssueRequest);
+    let wrong: [Change; 4] = [
+        |r| r.csr = Vec::new(),
+        |r| r.csr = vec![0x30; 5000],
+        |r| r.token = String::new(),
+        |r| r.token = "x".repeat(20_000),
+    ];
+    for change in wrong {
+        let mut request = request();
+        change(&mut request);
+        let refusal = ask(&service(fake()), POD_IP, request).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_has_seen_a_later_epoch_is_told_so() {
+    let mut from_the_future = request();
+    from_the_future.trust_epoch = EPOCH + 1;
+    let refusal = ask(&service(fake()), POD_IP, from_the_future).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::FailedPrecondition, "{refusal:?}");
+}
+
+#[tokio::test]
+async fn a_pod_that_asks_too_often_is_told_when_to_come_back() {
+    let service = service(fake());
+    for _ in 0..5 {
+        ask(&service, POD_IP, request()).await.unwrap();
+    }
+    let refusal = ask(&service, POD_IP, request()).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::ResourceExhausted);
+    let millis: u64 = refusal.metadata().get("grpc-retry-pushback-ms").unwrap().to_str().unwrap().parse().unwrap();
+    assert!((9_000..=10_000).contains(&millis), "{millis}");
+}
+
+#[tokio::test]
+async fn no_answer_repeats_the_token() {
+    let secret = "eyJhbGciOiJSUzI1NiJ9.secret";
+    for change in [|_: &mut IssueRequest| {}, |r: &mut IssueRequest| r.csr.clear()] {
+        let mut request = request();
+        request.token = secret.into();
+        change(&mut request);
+        let refusal = ask(&service(fake()), POD_IP, request).await.unwrap_err();
+        assert!(!format!("{refusal:?}").contains("secret"), "{refusal:?}");
+    }
+}

@@ -22,7 +22,7 @@ static MESH_POLICY: LazyLock<CustomResourceDefinition> = LazyLock::new(mesh_poli
 static MESH_TRUST: LazyLock<CustomResourceDefinition> = LazyLock::new(mesh_trust);
 static TRAFFIC_SPLIT: LazyLock<CustomResourceDefinition> = LazyLock::new(traffic_split);
 
-/// The files of deploy/chart/crds, by name: what `crdgen` writes.
+/// The files of deploy/chart/kinds, by name: what `crdgen` writes.
 pub fn files() -> Result<Vec<(String, String)>, serde_saphyr::SerializeError> {
     [mesh_policy(), mesh_trust(), traffic_split()]
         .iter()

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 #[test]
 fn the_chart_has_the_crds_of_this_code() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart/crds");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart/kinds");
     let files = byrnie_crds::manifest::files().unwrap();
     let mut names: Vec<String> =
         fs::read_dir(&directory).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap()).collect();

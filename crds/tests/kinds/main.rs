@@ -1,5 +1,11 @@
 //! The kinds from the outside: what is admitted, what it compiles to, and that nothing gets lost or wider.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "tests; the exception for tests does not reach helpers"
+)]
+
 mod admission;
 mod conversion;
 mod faults;

@@ -12,6 +12,7 @@ import (
 	"byrnie.dev/cluster/internal/oci"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // place says which cluster is meant.
@@ -37,6 +38,8 @@ func newCommand() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
+	// Kubernetes has put flags of its own where cobra looks for everybody's
+	pflag.CommandLine = pflag.NewFlagSet("", pflag.ContinueOnError)
 	p := &place{}
 	root.PersistentFlags().StringVar(&p.name, "name", "byrnie", "the cluster's name")
 	root.PersistentFlags().StringVar(&p.base, "dir", "", "where clusters keep their files (default "+layout.DefaultBase()+")")

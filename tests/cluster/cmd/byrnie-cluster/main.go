@@ -12,6 +12,10 @@ import (
 )
 
 func main() {
+	if err := setVersion(); err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
 	if run, ok := components[filepath.Base(os.Args[0])]; ok {
 		run()
 		return

@@ -102,22 +102,36 @@ fn ours(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     labels.insert(names::PART_OF_LABEL.into(), names::PART_OF.into());
     for version in &mut crd.spec.versions {
         let schema = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut());
-        if let Some(spec) = schema.and_then(|s| property(s, "spec")) {
+        let Some(schema) = schema else { continue };
+        plain_formats(schema);
+        if let Some(spec) = property(schema, "spec") {
             lose_nothing(spec);
         }
     }
     crd
 }
 
-/// Lets unknown fields through to our webhook, which refuses them; pruned, they would be lost in silence. And
-/// refuses `http: null`, which would read like no http at all.
+/// The API server warns about formats that OpenAPI does not have (`uint16`); bounds say the same.
+fn plain_formats(schema: &mut JSONSchemaProps) {
+    schema.format.take_if(|format| format.starts_with("uint"));
+    schema.properties.iter_mut().flat_map(|p| p.values_mut()).for_each(plain_formats);
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        plain_formats(items);
+    }
+}
+
+/// Lets what we do not know through to our webhook, which refuses it. The API server would lose it in silence:
+/// unknown fields are pruned, and so is `http: null` where null is not allowed, and no http is every request.
 fn lose_nothing(schema: &mut JSONSchemaProps) {
-    schema.nullable = None;
     if schema.type_.as_deref() == Some("object") && !matches!(schema.additional_properties, Some(Schema(_))) {
         schema.additional_properties = None;
         schema.x_kubernetes_preserve_unknown_fields = Some(true);
     }
-    schema.properties.iter_mut().flat_map(|p| p.values_mut()).for_each(lose_nothing);
+    let required = schema.required.clone().unwrap_or_default();
+    for (name, property) in schema.properties.iter_mut().flatten() {
+        property.nullable = (!required.contains(name) && property.default.is_none()).then_some(true);
+        lose_nothing(property);
+    }
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
         lose_nothing(items);
     }

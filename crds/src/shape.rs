@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 
 use crate::problem::Problem;
 
-/// What in `value` is not as `schema` demands; empty when all is well. Patterns and CEL are not evaluated.
+/// What in `value` is not as `schema` demands; empty when all is well. Patterns and CEL are not evaluated, and null
+/// is never a value, also where the schema lets it through.
 pub fn check(value: &Value, schema: &JSONSchemaProps, path: &str) -> Vec<Problem> {
     let mut problems = Vec::new();
     walk(value, schema, path, &mut problems);
@@ -18,9 +19,6 @@ pub fn check(value: &Value, schema: &JSONSchemaProps, path: &str) -> Vec<Problem
 }
 
 fn walk(value: &Value, schema: &JSONSchemaProps, path: &str, problems: &mut Vec<Problem>) {
-    if value.is_null() && schema.nullable == Some(true) {
-        return;
-    }
     if let Some(wanted) = wrong_type(value, schema) {
         problems.push(Problem::new(path, format!("must be {wanted}, is {}", type_of(value))));
         return;

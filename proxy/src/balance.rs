@@ -206,7 +206,7 @@ mod tests {
         let counts = picks(&balancer, 10_000);
         // two random choices meet a worse pair only when both are bad; the failing one is never the better of two
         assert_eq!(counts[1], 0, "{counts:?}");
-        assert!(counts[0] < 1_200 && counts[2] < 1_800 && counts[3] > 2_500, "{counts:?}");
+        assert!(counts[0] < 1_200 && counts[2] < 2_300 && counts[3] > 2_500, "{counts:?}");
         drop(busy);
         assert_eq!(members[2].load.pending.get(), 0);
     }

@@ -2,7 +2,7 @@
 //!
 //! Both directions come through here; what is done with a request is the [`Handler`]'s business.
 
-use std::{cell::RefCell, convert::Infallible, future::Future, net::SocketAddr, pin::{Pin, pin}, rc::Rc, time::Duration};
+use std::{cell::RefCell, convert::Infallible, future::Future, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{
@@ -13,15 +13,15 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::{
-    activity::{Activity, Order, Watched},
+    activity::Activity,
     body::ProxyBody,
+    http1_guard::Guard,
     pool::Local,
     stream::Stream,
     upgrade::Tunnel,
     worker::Worker,
 };
 
-const MAX_HEAD: usize = 16 * 1024;
 const MAX_BUFFER: usize = 64 * 1024;
 
 /// What all requests of one accepted connection share.
@@ -62,11 +62,11 @@ impl Front {
 /// Serves HTTP/1.1 until either side ends it, and what a connection was upgraded to.
 pub async fn http1<H: Handler>(stream: Stream, handler: Rc<H>) {
     let activity = handler.front().activity.clone();
-    let io = TokioIo::new(Watched::new(stream, activity.clone()));
+    let io = TokioIo::new(Guard::new(stream));
     let answering = handler.clone();
     let service = service_fn(move |request| answer(answering.clone(), request));
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(MAX_BUFFER).max_header_size(MAX_HEAD);
+    builder.max_buf_size(MAX_BUFFER);
     let mut connection = builder.serve_connection(io, service);
     loop {
         tokio::select! {
@@ -75,17 +75,14 @@ pub async fn http1<H: Handler>(stream: Stream, handler: Rc<H>) {
                 Ok(()) => break,
                 Err(error) => return tracing::debug!(%error, "a connection ended with an error"),
             },
-            order = activity.told() => match order {
-                Order::None => {}
-                Order::Finish => Pin::new(&mut connection).graceful_shutdown(),
-                Order::Abort => return,
-            }
+            () = activity.finishing() => Pin::new(&mut connection).graceful_shutdown(),
         }
     }
     let tunnel = handler.front().tunnel.take();
     if let Some(tunnel) = tunnel {
         let parts = connection.into_parts();
-        tunnel.run(parts.io.into_inner().into_inner(), parts.read_buf, &activity).await;
+        let (stream, held) = parts.io.into_inner().into_parts();
+        tunnel.run(stream, [&parts.read_buf[..], &held].concat(), &activity).await;
     }
 }
 
@@ -108,20 +105,18 @@ pub async fn http2<H: Handler>(stream: Stream, handler: Rc<H>) {
         tokio::select! {
             biased;
             _ = connection.as_mut() => return,
-            order = activity.told() => match order {
-                Order::None => {}
-                Order::Finish => connection.as_mut().graceful_shutdown(),
-                Order::Abort => return,
-            }
+            () = activity.finishing() => connection.as_mut().graceful_shutdown(),
         }
     }
 }
 
 async fn answer<H: Handler>(handler: Rc<H>, request: Request<Incoming>) -> Result<Response<ProxyBody>, Infallible> {
-    let version = request.version();
+    let http1 = request.version() < Version::HTTP_2;
+    // after a request to upgrade the guard holds back what follows, which may not be HTTP
+    let last = http1 && request.headers().contains_key(header::UPGRADE);
     let mut response = handler.handle(request).await;
-    let closing = version < Version::HTTP_2 && handler.front().activity.is_closing();
-    if closing && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    let last = last || (http1 && handler.front().activity.is_closing());
+    if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)

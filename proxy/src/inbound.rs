@@ -196,7 +196,7 @@ impl Caller {
                 Ok(()) => return,
                 Err(error) => tracing::debug!(%error, client = %self.client, "an opaque connection ended with an error"),
             },
-            _ = self.activity.told() => passage.failed("expired"),
+            () = self.activity.finishing() => passage.failed("expired"),
             () = denied(&worker, workload, port, peer, &mut passage) => {}
         }
         dial::reset(self.stream.tcp());

@@ -4,7 +4,7 @@
 
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
-use crate::body::ProxyBody;
+use crate::{body::ProxyBody, http1_guard::Violation};
 
 /// Says in one kebab-case word why a proxy answered itself.
 pub const REASON: HeaderName = HeaderName::from_static("byrnie-reason");
@@ -38,17 +38,16 @@ const GATEWAY: StatusCode = StatusCode::BAD_GATEWAY;
 
 // the front door
 pub const BAD_HOST: Reject = reject(BAD, "bad-host", "the request needs exactly one valid host");
-pub const HOST_MISMATCH: Reject = reject(BAD, "host-mismatch", "the request names two different hosts");
 pub const BAD_TARGET: Reject = reject(BAD, "bad-target", "the request target is not a path of this server");
-pub const BAD_FRAMING: Reject = reject(BAD, "bad-framing", "the transfer coding must be exactly 'chunked'");
-pub const BAD_HEADER_NAME: Reject = reject(BAD, "bad-header-name", "a header name imitates a reserved one");
+pub const BAD_HEADER: Reject = reject(BAD, "bad-header", "a header is malformed or imitates a reserved one");
 pub const BAD_EXPECT: Reject =
     reject(StatusCode::EXPECTATION_FAILED, "bad-expect", "the only expectation that is understood is 100-continue");
-pub const CONNECT: Reject = reject(StatusCode::METHOD_NOT_ALLOWED, "connect-refused", "CONNECT is not served here");
-pub const LONG_URI: Reject = reject(StatusCode::URI_TOO_LONG, "uri-too-long", "the request target exceeds 8 KiB");
-pub const LARGE_HEADERS: Reject = reject(
+pub const CONNECT: Reject = reject(StatusCode::NOT_IMPLEMENTED, "connect-refused", "CONNECT is not served here");
+pub const LONG_TARGET: Reject =
+    reject(StatusCode::URI_TOO_LONG, "target-too-long", "the request target exceeds 8 KiB");
+pub const LARGE_HEAD: Reject = reject(
     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-    "headers-too-large",
+    "head-too-large",
     "the headers exceed 16 KiB or 100 fields",
 );
 
@@ -81,6 +80,23 @@ impl Reject {
             byrnie_model::Denial::Path(..) => reject(BAD, denial.reason(), "the request path is ambiguous"),
             _ => reject(StatusCode::FORBIDDEN, denial.reason(), DENIED),
         }
+    }
+
+    /// What the guard found in the raw bytes.
+    pub fn violation(violation: Violation) -> Self {
+        let text = match violation.reason() {
+            "bad-request-line" => "the request line is malformed",
+            "bad-target" => BAD_TARGET.text,
+            "bad-header" => BAD_HEADER.text,
+            "bad-framing" => "the length of the body is not said in exactly one way",
+            "bad-host" => BAD_HOST.text,
+            "connect-refused" => CONNECT.text,
+            "target-too-long" => LONG_TARGET.text,
+            "head-too-large" => LARGE_HEAD.text,
+            "head-timeout" => "the request's head did not arrive in time",
+            _ => "the request is malformed",
+        };
+        reject(violation.status(), violation.reason(), text)
     }
 
     /// The answer to an application, our own.

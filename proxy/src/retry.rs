@@ -73,8 +73,9 @@ impl Budget {
         let now = Instant::now();
         let since = now.saturating_duration_since(self.updated.replace(now)).as_secs_f64();
         let tokens = (self.tokens.get() + since * PER_SECOND).min(MAX_TOKENS);
-        let granted = tokens >= 1.0;
-        self.tokens.set(if granted { tokens - 1.0 } else { tokens });
+        // ten deposits of a fifth are two, however they are rounded
+        let granted = tokens >= 1.0 - 1e-9;
+        self.tokens.set(if granted { tokens - 1.0 } else { tokens }.max(0.0));
         granted
     }
 }

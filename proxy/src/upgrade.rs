@@ -2,7 +2,6 @@
 //!
 //! Nothing passes before the server has agreed (GHSA on early bytes after `Upgrade`). Knows nothing of frames.
 
-use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -27,7 +26,7 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// Copies until both sides have ended; `early` is what the client sent right behind its request.
-    pub async fn run(mut self, mut client: impl AsyncRead + AsyncWrite + Unpin, early: Bytes, activity: &Activity) {
+    pub async fn run(mut self, mut client: impl AsyncRead + AsyncWrite + Unpin, early: Vec<u8>, activity: &Activity) {
         let meter = Meter::default();
         let copying = async {
             let server = self.server.await.map_err(std::io::Error::other)?;
@@ -39,7 +38,7 @@ impl Tunnel {
             ended = copying => if let Err(error) = ended {
                 tracing::debug!(%error, "an upgraded connection ended with an error");
             },
-            _ = activity.told() => {}
+            () = activity.finishing() => {}
         }
         self.exchange.sent(usize::try_from(meter.sent.get()).unwrap_or(usize::MAX));
         self.exchange.complete();

@@ -1,0 +1,203 @@
+//! Two proxies on loopback, without redirects: app -> outbound listener -> mTLS -> inbound listener -> app.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
+
+use byrnie_identity::{Identity, KeyPair, Leaf, TrustBundle};
+use byrnie_model::{
+    Backend, Destination, Endpoint, InboundPolicy, Mtls, MtlsMode, Protocol, Route, Service, ServicePort, SpiffeId,
+    Timeouts, TrustDomain, WeightedBackend, Workload,
+};
+use byrnie_proxy::{
+    access_log::AccessLog,
+    drain::Drain,
+    listener::Listener,
+    metrics::{Direction, Metrics},
+    original_destination::Source,
+    state::{Destinations, PodInfo, Shared},
+    worker,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, SanType,
+};
+use tokio::net::{TcpListener, TcpStream};
+
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// Signs everybody's certificates.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, rcgen::KeyPair>,
+    root: String,
+}
+
+/// A proxy on threads of its own; it lives as long as the test binary.
+pub(crate) struct Proxy {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) outbound: SocketAddr,
+    pub(crate) inbound: SocketAddr,
+}
+
+/// Client's proxy and server's proxy, and the application behind the latter.
+pub(crate) struct Mesh {
+    pub(crate) authority: Authority,
+    pub(crate) client: Proxy,
+    pub(crate) server: Proxy,
+    /// Where the destination is known as.
+    pub(crate) service: SocketAddr,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(DnType::CommonName, "test root");
+        let root = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), root }
+    }
+
+    pub(crate) fn identity(&self, account: &str) -> Identity {
+        self.identity_for(account, Duration::from_secs(3600))
+    }
+
+    pub(crate) fn identity_for(&self, account: &str, lifetime: Duration) -> Identity {
+        let trust_domain: TrustDomain = "cluster.local".parse().unwrap();
+        let identity = Identity::new(trust_domain.clone());
+        identity.install_bundle(TrustBundle::from_pem(&trust_domain, self.root.as_bytes()).unwrap()).unwrap();
+        identity.install_leaf(self.leaf(account, lifetime)).unwrap();
+        identity
+    }
+
+    pub(crate) fn leaf(&self, account: &str, lifetime: Duration) -> Leaf {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(id(account).as_str().try_into().unwrap())];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = time::OffsetDateTime::now_utc() - Duration::from_secs(60);
+        params.not_after = time::OffsetDateTime::now_utc() + lifetime;
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        Leaf::new(vec![leaf.der().clone()], KeyPair::from_pem(&key.serialize_pem()).unwrap()).unwrap()
+    }
+}
+
+impl Proxy {
+    /// Starts a proxy: `app` is where its inbound listener forwards to, `service` what its outbound listener is.
+    pub(crate) fn start(identity: Identity, app: SocketAddr, service: SocketAddr) -> Self {
+        let shared = Arc::new(Shared {
+            identity,
+            workload: None.into(),
+            destinations: Destinations::default(),
+            metrics: Arc::new(Metrics::default()),
+            log: AccessLog::off(),
+            drain: Drain::default(),
+            pod: PodInfo::default(),
+        });
+        shared.workload.store(Some(Arc::default()));
+        let (outbound, inbound) = (free_port(), free_port());
+        let listeners = [
+            Listener { direction: Direction::Outbound, address: outbound, source: Source::Fixed(service) },
+            Listener { direction: Direction::Inbound, address: inbound, source: Source::Fixed(app) },
+        ];
+        worker::start(&shared, &listeners, 1).unwrap();
+        Self { shared, outbound, inbound }
+    }
+
+    pub(crate) fn policy(&self, inbound: InboundPolicy) {
+        self.workload(Workload { inbound, ..Workload::default() });
+    }
+
+    pub(crate) fn workload(&self, workload: Workload) {
+        self.shared.workload.store(Some(Arc::new(workload)));
+    }
+
+    pub(crate) fn permissive(&self) {
+        let mtls = Mtls { default: MtlsMode::Permissive, ports: vec![] };
+        self.policy(InboundPolicy { mtls, ..InboundPolicy::default() });
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        let mut text = String::new();
+        self.shared.metrics.encode(&mut text).unwrap();
+        text
+    }
+}
+
+impl Mesh {
+    /// Client `web` calls `app`, whose proxy is `api`'s.
+    pub(crate) fn new(app: SocketAddr) -> Self {
+        Self::speaking(app, Protocol::Detect)
+    }
+
+    pub(crate) fn speaking(app: SocketAddr, protocol: Protocol) -> Self {
+        let authority = Authority::new();
+        let service: SocketAddr = ([10, 96, 0, 1], 80).into();
+        let client = Proxy::start(authority.identity("web"), app, service);
+        let server = Proxy::start(authority.identity("api"), app, service);
+        let mesh = Self { authority, client, server, service };
+        mesh.route(one_service(protocol, vec![meshed(mesh.server.inbound, "api")]));
+        mesh
+    }
+
+    pub(crate) fn route(&self, destination: Destination) {
+        self.client.shared.destinations.slot(self.service).store(Arc::new(destination));
+    }
+
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.client.outbound).await.unwrap()
+    }
+}
+
+pub(crate) fn id(account: &str) -> SpiffeId {
+    format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap()
+}
+
+pub(crate) fn meshed(address: SocketAddr, account: &str) -> Endpoint {
+    Endpoint { identity: Some(id(account)), ..plain(address) }
+}
+
+pub(crate) fn plain(address: SocketAddr) -> Endpoint {
+    let (pod_uid, pod_name, zone) = (address.to_string(), String::new(), String::new());
+    Endpoint { address, identity: None, pod_uid, pod_name, zone }
+}
+
+pub(crate) fn one_service(protocol: Protocol, endpoints: Vec<Endpoint>) -> Destination {
+    service(protocol, vec![("api", 1, endpoints)], Timeouts::default())
+}
+
+pub(crate) fn service(protocol: Protocol, backends: Vec<(&str, u32, Vec<Endpoint>)>, timeouts: Timeouts) -> Destination {
+    let weights = backends.iter().enumerate().map(|(backend, (_, weight, _))| WeightedBackend { backend, weight: *weight });
+    let route = Route { backends: weights.collect(), timeouts, ..Route::default() };
+    let backends = backends.into_iter().map(|(name, _, endpoints)| Backend {
+        name: ServicePort::new("shop", name, 80),
+        endpoints: endpoints.into(),
+    });
+    let name = ServicePort::new("shop", "api", 80);
+    Destination::Service(Service { name, protocol, routes: vec![route], backends: backends.collect() })
+}
+
+/// An address on which nobody listens, and that nobody else in this process will be given.
+pub(crate) fn free_port() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 20_000 + u16::try_from(std::process::id() % 300).unwrap() * 40;
+    loop {
+        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), base + NEXT.fetch_add(1, Ordering::Relaxed));
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}

@@ -10,6 +10,9 @@ use serde_json::{Map, Value};
 
 use crate::problem::Problem;
 
+/// So many problems are enough: an object with a hundred thousand odd fields must not keep the webhook busy.
+pub(crate) const ENOUGH: usize = 64;
+
 /// What in `value` is not as `schema` demands; empty when all is well. Patterns and CEL are not evaluated, and null
 /// is never a value, also where the schema lets it through.
 pub fn check(value: &Value, schema: &JSONSchemaProps, path: &str) -> Vec<Problem> {
@@ -58,6 +61,9 @@ fn walk(value: &Value, schema: &JSONSchemaProps, path: &str, problems: &mut Vec<
 fn object(fields: &Map<String, Value>, schema: &JSONSchemaProps, path: &str, problems: &mut Vec<Problem>) {
     let known = schema.properties.as_ref();
     for (name, value) in fields {
+        if problems.len() >= ENOUGH {
+            return;
+        }
         let at = format!("{path}.{name}");
         match (known.and_then(|known| known.get(name)), &schema.additional_properties) {
             (Some(schema), _) => walk(value, schema, &at, problems),
@@ -80,8 +86,10 @@ fn object(fields: &Map<String, Value>, schema: &JSONSchemaProps, path: &str, pro
 fn array(items: &[Value], schema: &JSONSchemaProps, path: &str, problems: &mut Vec<Problem>) {
     count("items", items.len(), schema.min_items, schema.max_items, path, problems);
     if let Some(JSONSchemaPropsOrArray::Schema(schema)) = &schema.items {
-        // A list that is far too long is not worth a message for each of its items.
-        for (index, item) in items.iter().enumerate().take(1024) {
+        for (index, item) in items.iter().enumerate() {
+            if problems.len() >= ENOUGH {
+                return;
+            }
             walk(item, schema, &format!("{path}[{index}]"), problems);
         }
     }

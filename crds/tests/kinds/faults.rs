@@ -52,6 +52,22 @@ fn too_much_is_refused() {
     }
 }
 
+/// A tenant can write objects of a megabyte; none of them keeps the webhook busy.
+#[test]
+fn a_flood_of_faults_is_cut_short() {
+    let odd: serde_json::Map<String, Value> =
+        (0..100_000).map(|i| (format!("methodz{i}"), json!(i))).collect();
+    for pointer in ["", "/spec", "/spec/mtls", "/spec/authorization/rules/0/http/0", "/spec/traffic"] {
+        let mut object = policy();
+        object.pointer_mut(pointer).unwrap().as_object_mut().unwrap().extend(odd.clone());
+        let found = problems(&object).len();
+        assert!((1..=65).contains(&found), "{pointer}: {found}");
+    }
+    let sources = json!(vec![json!({"anyone": 1}); 100_000]);
+    let object = edit(policy(), "/spec/authorization/rules/0/sources", Some(sources));
+    assert!(problems(&object).len() <= 65);
+}
+
 /// Every place of an object, from its spec on.
 fn places(value: &Value, pointer: &str, found: &mut Vec<String>) {
     found.push(pointer.to_owned());

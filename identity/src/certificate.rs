@@ -188,3 +188,169 @@ fn digits(text: &[u8]) -> Result<u64, Malformed> {
         _ => Err(Malformed),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*, sample::subsequence};
+    use rcgen::{
+        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    };
+    use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+    use super::*;
+
+    fn signed(params: &CertificateParams) -> Vec<u8> {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        params.self_signed(&key).unwrap().der().to_vec()
+    }
+
+    fn uri(name: &str) -> SanType {
+        SanType::URI(name.to_owned().try_into().unwrap())
+    }
+
+    /// Seconds since 1970, until 2400: both ways to write a time, and 29 February in and out of century years.
+    fn instants() -> impl Strategy<Value = u64> {
+        prop_oneof![0..13_569_465_600_u64, Just(951_782_400), Just(4_107_456_000), Just(2_524_607_999)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn what_was_put_in_is_read(
+            not_before in instants(),
+            not_after in instants(),
+            uris in 0..3_usize,
+            others in 0..3_usize,
+            ca in any::<bool>(),
+            usages in subsequence(
+                vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign], 0..=3),
+            purposes in subsequence(
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth], 0..=2),
+        ) {
+            let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            let mut params = CertificateParams::default();
+            (params.not_before, params.not_after) = (at(not_before).into(), at(not_after).into());
+            params.subject_alt_names = (0..uris).map(|n| uri(&format!("spiffe://{n}"))).collect();
+            params.subject_alt_names.extend((0..others).map(|n| {
+                SanType::DnsName(format!("n{n}").try_into().unwrap())
+            }));
+            params.is_ca = if ca { IsCa::Ca(BasicConstraints::Constrained(3)) } else { IsCa::ExplicitNoCa };
+            (params.key_usages, params.extended_key_usages) = (usages.clone(), purposes.clone());
+
+            let bytes = signed(&params);
+            let read = Certificate::read(&bytes).unwrap();
+            prop_assert_eq!((read.not_before, read.not_after), (at(not_before), at(not_after)));
+            prop_assert_eq!(read.names, Names { uri: (uris > 0).then_some("spiffe://0"), uris, others });
+            prop_assert_eq!(read.is_ca, ca);
+            prop_assert_eq!(read.usage, (!usages.is_empty()).then(|| KeyUsage {
+                digital_signature: usages.contains(&KeyUsagePurpose::DigitalSignature),
+                key_cert_sign: usages.contains(&KeyUsagePurpose::KeyCertSign),
+                crl_sign: usages.contains(&KeyUsagePurpose::CrlSign),
+            }));
+            prop_assert_eq!(read.server_auth, purposes.contains(&ExtendedKeyUsagePurpose::ServerAuth));
+            prop_assert_eq!(read.client_auth, purposes.contains(&ExtendedKeyUsagePurpose::ClientAuth));
+        }
+    }
+
+    /// Whatever is changed in a certificate: what webpki and this reader both take, another parser reads the same.
+    #[test]
+    fn damaged_certificates_are_read_as_others_read_them() {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![uri("spiffe://cluster.local/ns/shop/sa/web")];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let good = signed(&params);
+        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(20_000));
+        let mut agreed = 0;
+        let both = std::cell::RefCell::new(&mut agreed);
+        let damage = vec((0..good.len(), any::<u8>()), 1..3);
+        runner
+            .run(&damage, |damage| {
+                let mut bytes = good.clone();
+                for (at, byte) in damage {
+                    bytes[at] = byte;
+                }
+                let Ok(ours) = Certificate::read(&bytes) else { return Ok(()) };
+                if webpki::EndEntityCert::try_from(&bytes.as_slice().into()).is_err() {
+                    return Ok(());
+                }
+                let Ok((_, theirs)) = X509Certificate::from_der(&bytes) else { return Ok(()) };
+                **both.borrow_mut() += 1;
+                let seconds =
+                    |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+                let validity = theirs.validity();
+                prop_assert_eq!(
+                    i64::try_from(seconds(ours.not_before)).unwrap(),
+                    validity.not_before.timestamp()
+                );
+                prop_assert_eq!(
+                    i64::try_from(seconds(ours.not_after)).unwrap(),
+                    validity.not_after.timestamp()
+                );
+                if let Ok(names) = theirs.subject_alternative_name() {
+                    let names = names.map_or(&[][..], |n| &n.value.general_names);
+                    // A URI whose tag says "constructed" is none for us.
+                    prop_assert_eq!(ours.names.uris + ours.names.others, names.len());
+                    if ours.names.uris == 1 && ours.names.others == 0 {
+                        let uri = ours.names.uri.map(GeneralName::URI);
+                        prop_assert_eq!(names.first(), uri.as_ref());
+                    }
+                }
+                if let Ok(constraints) = theirs.basic_constraints() {
+                    prop_assert_eq!(ours.is_ca, constraints.is_some_and(|c| c.value.ca));
+                }
+                if let Ok(usage) = theirs.key_usage() {
+                    prop_assert_eq!(
+                        ours.usage.map(|u| u.key_cert_sign),
+                        usage.as_ref().map(|u| u.value.key_cert_sign())
+                    );
+                }
+                if let Ok(purposes) = theirs.extended_key_usage() {
+                    prop_assert_eq!(ours.client_auth, purposes.is_some_and(|p| p.value.client_auth));
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert!(agreed > 1000, "only {agreed} damaged certificates were read by all");
+    }
+
+    #[test]
+    fn every_prefix_is_malformed() {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![uri("spiffe://cluster.local/ns/shop/sa/web")];
+        let good = signed(&params);
+        for length in 0..good.len() {
+            assert_eq!(Certificate::read(&good[..length]), Err(Malformed), "{length}");
+        }
+    }
+
+    #[test]
+    fn times_have_one_spelling() {
+        let read = |tag, text: &str| {
+            let bytes = [&[tag, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+            time(&mut Reader::new(&bytes))
+                .ok()
+                .map(|t| t.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs())
+        };
+        assert_eq!(read(UTC_TIME, "700101000000Z"), Some(0));
+        assert_eq!(read(UTC_TIME, "491231235959Z"), Some(2_524_607_999));
+        assert_eq!(read(GENERALIZED_TIME, "20500101000000Z"), Some(2_524_608_000));
+        assert_eq!(read(GENERALIZED_TIME, "99991231235959Z"), Some(253_402_300_799));
+        for text in
+            ["", "Z", "0101000000Z", "7001010000Z", "700101000000", "700101000000+0000", "7001010000 0Z"]
+        {
+            assert_eq!(read(UTC_TIME, text), None, "{text}");
+        }
+        for text in ["690101000000Z", "700001000000Z", "701301000000Z", "700100000000Z", "700132000000Z"] {
+            assert_eq!(read(UTC_TIME, text), None, "{text}");
+        }
+        for text in ["700229000000Z", "700101240000Z", "700101006000Z", "700101000060Z"] {
+            assert_eq!(read(UTC_TIME, text), None, "{text}");
+        }
+        assert_eq!(read(GENERALIZED_TIME, "21000229000000Z"), None);
+        assert_eq!(read(GENERALIZED_TIME, "19691231235959Z"), None);
+        assert_eq!(read(GENERALIZED_TIME, "20500101000000.5Z"), None);
+    }
+}

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use byrnie_model::{SpiffeId, TrustDomain};
 use parking_lot::Mutex;
 use rustls::{
-    ClientConfig, ServerConfig,
+    ClientConfig, CommonState, ServerConfig,
     time_provider::{DefaultTimeProvider, TimeProvider},
 };
 use rustls_pki_types::ServerName;
@@ -145,6 +145,16 @@ impl Identity {
     /// Whether handshakes can succeed: there is a leaf, and it has not expired.
     pub fn ready(&self) -> bool {
         self.with_own(|_| ()).is_ok()
+    }
+
+    /// Whether an open connection's peer would still be accepted: its root may have been removed, or its certificate
+    /// have expired. For closing connections after a root was removed.
+    pub fn still_trusts(&self, connection: &CommonState, peer: Role) -> Result<(), CertificateFault> {
+        let anchors = self.0.state.load().trust.as_ref().map(|trust| trust.anchors.clone());
+        let now = self.0.clock.current_time().ok_or(CertificateFault::NotYetValid)?;
+        let chain = connection.peer_certificates().and_then(<[_]>::split_first);
+        let ((leaf, intermediates), anchors) = chain.zip(anchors).ok_or(CertificateFault::UnknownIssuer)?;
+        verify(leaf, intermediates, &anchors, peer, now).map(|_| ())
     }
 
     /// Accepts a mesh connection: mutual TLS, within [`HANDSHAKE_LIMIT`].

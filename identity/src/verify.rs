@@ -117,8 +117,8 @@ pub struct Peer {
 /// `None` where the peer has no certificate.
 pub fn peer_of(connection: &rustls::CommonState) -> Option<Peer> {
     let leaf = connection.peer_certificates()?.first()?;
-    let Claim { id, not_after, .. } = read_leaf(leaf, None).ok()?;
-    Some(Peer { id, not_after })
+    let claim = [Role::Client, Role::Server].into_iter().find_map(|role| read_leaf(leaf, Some(role)).ok())?;
+    Some(Peer { id: claim.id, not_after: claim.not_after })
 }
 
 /// Applies all rules.
@@ -183,7 +183,10 @@ fn chain_fault(error: webpki::Error) -> CertificateFault {
         webpki::Error::BadDer | webpki::Error::BadDerTime | webpki::Error::TrailingData(_) => {
             CertificateFault::Malformed
         }
-        webpki::Error::UnknownIssuer => CertificateFault::UnknownIssuer,
+        // The second: a root of the same subject but another key.
+        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+            CertificateFault::UnknownIssuer
+        }
         webpki::Error::CertExpired { .. } => CertificateFault::Expired,
         webpki::Error::CertNotValidYet { .. } => CertificateFault::NotYetValid,
         webpki::Error::CaUsedAsEndEntity => CertificateFault::Authority,

@@ -7,6 +7,7 @@
 pub mod compile;
 pub mod convert;
 pub mod duration;
+pub mod govern;
 pub mod manifest;
 pub mod meshpolicy;
 pub mod meshtrust;

@@ -21,6 +21,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+use serde::Deserialize;
 
 /// More label sets than this are counted under `other`.
 pub const MAX_SERIES: usize = 2000;
@@ -32,7 +33,7 @@ const SERIES_PER_DESTINATION: usize = BUCKETS.len() + 3 + CLASSES.len();
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Which way traffic flows, seen from the pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 pub enum Direction {
     /// Calls to the pod.
     Inbound,

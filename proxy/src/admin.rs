@@ -1,0 +1,175 @@
+//! The admin port: readiness, liveness, metrics and the kubelet's probes. Everything is read-only, so nobody needs to
+//! be asked who they are.
+
+use std::{
+    convert::Infallible,
+    fmt::Write,
+    fs, io,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+
+use crate::{probe::Probe, state::Shared};
+
+/// Connections at a time; the kubelet, a scraper and a person need a handful.
+const CONNECTIONS: usize = 64;
+const HEAD: Duration = Duration::from_secs(10);
+
+/// What the admin port answers from.
+#[derive(Debug)]
+pub struct Admin {
+    /// Everything.
+    pub shared: Arc<Shared>,
+    /// Probe N is `/probe/N`.
+    pub probes: Vec<Probe>,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Serves on a listener that is bound already; does not return.
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = connections.clone().acquire_owned().await else { return };
+        let Ok((tcp, _)) = listener.accept().await else {
+            sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let admin = admin.clone();
+        let service = service_fn(move |request| {
+            let admin = admin.clone();
+            async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .max_buf_size(16 * 1024)
+            .serve_connection(TokioIo::new(tcp), service);
+        tokio::spawn(async move {
+            // a scraper that goes away is nobody's problem
+            let _ = connection.await;
+            drop(permit);
+        });
+    }
+}
+
+impl Admin {
+    /// Answers one request.
+    pub async fn answer<B>(&self, request: &Request<B>) -> Answer {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        }
+        match request.uri().path() {
+            "/ready" => self.ready(),
+            "/live" => text(StatusCode::OK, ""),
+            "/metrics" => self.metrics(),
+            path => match path.strip_prefix("/probe/").map(str::parse::<usize>) {
+                Some(Ok(number)) => self.probe(number).await,
+                _ => text(StatusCode::NOT_FOUND, "there are /ready /live /metrics /probe/N\n"),
+            },
+        }
+    }
+
+    fn ready(&self) -> Answer {
+        let missing = self.shared.missing();
+        if missing.is_empty() {
+            return text(StatusCode::OK, "");
+        }
+        text(StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n")
+    }
+
+    async fn probe(&self, number: usize) -> Answer {
+        let Some(probe) = self.probes.get(number) else {
+            return text(StatusCode::NOT_FOUND, "there is no such probe\n");
+        };
+        let ip = self.shared.pod.ips.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        match probe.run(ip).await {
+            Ok(()) => text(StatusCode::OK, ""),
+            Err(failure) => text(StatusCode::SERVICE_UNAVAILABLE, format!("the application {failure}\n")),
+        }
+    }
+
+    fn metrics(&self) -> Answer {
+        let Shared { metrics, identity, destinations, .. } = &*self.shared;
+        metrics.ready.set(i64::from(self.shared.missing().is_empty()));
+        metrics.subscriptions.set(i64::try_from(destinations.addresses().len()).unwrap_or(i64::MAX));
+        metrics.trust_epoch.set(identity.bundle().map_or(0, |b| i64::try_from(b.epoch).unwrap_or(i64::MAX)));
+        metrics.leaf_expires.set(identity.leaf().map_or(0, |leaf| seconds_until(leaf.not_after)));
+        let mut body = String::with_capacity(16 * 1024);
+        if process(&mut body).is_err() || metrics.encode(&mut body).is_err() {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, "cannot write the metrics\n");
+        }
+        let mut answer = text(StatusCode::OK, body);
+        let openmetrics =
+            HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+        answer.headers_mut().insert(header::CONTENT_TYPE, openmetrics);
+        answer
+    }
+}
+
+/// What the process takes, under the names that Prometheus knows. Linux counts processor time in hundredths.
+fn process(into: &mut String) -> std::fmt::Result {
+    let resident = status_kib("VmRSS:").map(|kib| kib * 1024);
+    let numbers = [
+        ("process_resident_memory_bytes", "gauge", resident.map(|bytes| bytes.to_string())),
+        ("process_cpu_seconds", "counter", cpu_ticks().map(|t| format!("{}.{:02}", t / 100, t % 100))),
+        ("process_open_fds", "gauge", fs::read_dir("/proc/self/fd").ok().map(|fds| fds.count().to_string())),
+    ];
+    for (name, kind, value) in numbers {
+        if let Some(value) = value {
+            let total = if kind == "counter" { "_total" } else { "" };
+            writeln!(into, "# TYPE {name} {kind}\n{name}{total} {value}")?;
+        }
+    }
+    Ok(())
+}
+
+fn status_kib(field: &str) -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|l| l.strip_prefix(field))?.split_whitespace().next()?.parse().ok()
+}
+
+fn cpu_ticks() -> Option<u64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // after the name in parentheses, user and system time are the 12th and 13th fields
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
+fn seconds_until(time: SystemTime) -> i64 {
+    let left = time.duration_since(SystemTime::now()).map(|left| left.as_secs());
+    left.map_or(0, |seconds| i64::try_from(seconds).unwrap_or(i64::MAX))
+}
+
+fn text(status: StatusCode, body: impl Into<String>) -> Answer {
+    let mut answer = Response::new(Full::from(body.into()));
+    *answer.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    answer.headers_mut().insert(header::CONTENT_TYPE, plain);
+    answer
+}
+
+/// Binds the admin port on all addresses of one family.
+///
+/// # Errors
+/// When somebody else has it.
+pub fn bind(address: std::net::SocketAddr) -> io::Result<TcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(128)?;
+    TcpListener::from_std(socket.into())
+}

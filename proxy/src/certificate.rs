@@ -1,0 +1,197 @@
+//! The proxy's certificate: the first one, and a new one with a new key at half of its life, or as soon as another
+//! authority signs.
+//!
+//! Owns when and from whom. A certificate that expires is not replaced by anything: connections then end.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use byrnie_api::{DecodeError, decode, v1};
+use byrnie_identity::{BundleError, Identity, KeyError, KeyPair, Leaf, LeafError, TrustBundle};
+use rustls_pki_types::CertificateDer;
+use thiserror::Error;
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    backoff::Backoff,
+    bootstrap::{self, BootstrapError, ControlPlane},
+    control_channel,
+};
+
+/// An issuer that takes longer is asked again.
+const ISSUE: Duration = Duration::from_secs(10);
+/// The wall clock is looked at this often, since it may jump.
+const LOOK: Duration = Duration::from_secs(30);
+/// A change of the authority makes everybody renew: within this time, not at once.
+const SPREAD: Duration = Duration::from_secs(2);
+
+/// Tells the certificate's task and the control stream about each other's news.
+#[derive(Clone, Debug, Default)]
+pub struct News(Arc<Notices>);
+
+#[derive(Debug, Default)]
+struct Notices {
+    trust: Notify,
+    leaf: Notify,
+}
+
+/// Why there is no new certificate.
+#[derive(Debug, Error)]
+pub enum RenewalError {
+    /// The kubelet's files.
+    #[error(transparent)]
+    Files(#[from] BootstrapError),
+    /// No key.
+    #[error("cannot make a key: {0}")]
+    Key(#[from] KeyError),
+    /// Roots that are none.
+    #[error("cannot use the roots: {0}")]
+    Bundle(#[from] BundleError),
+    /// No connection.
+    #[error("cannot reach the operator's identity service at {address}: {problem}")]
+    Connect {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why not.
+        problem: String,
+    },
+    /// No answer in time.
+    #[error("the operator's identity service did not answer within {} s", ISSUE.as_secs())]
+    Timeout,
+    /// A refusal.
+    #[error("the operator refuses to issue a certificate: {0}")]
+    Refused(String),
+    /// An answer that makes no sense.
+    #[error("the operator's answer is malformed: {0}")]
+    Answer(#[from] DecodeError),
+    /// An answer without trust.
+    #[error("the operator's answer has no trust in it")]
+    NoTrust,
+    /// A certificate that does not fit.
+    #[error("the issued certificate cannot be used: {0}")]
+    Leaf(#[from] LeafError),
+}
+
+impl News {
+    /// Trust has changed: is the certificate still of the right authority?
+    pub fn trust_changed(&self) {
+        self.0.trust.notify_one();
+    }
+
+    /// Returns after a new certificate was installed (one waiter).
+    pub async fn leaf_changed(&self) {
+        self.0.leaf.notified().await;
+    }
+}
+
+/// Keeps the identity's certificate valid; does not return.
+pub async fn keep(identity: Identity, directory: PathBuf, news: News) {
+    let mut backoff = Backoff::default();
+    let mut said = String::new();
+    loop {
+        match renew(&identity, &directory).await {
+            Ok(()) => {
+                let expires = identity.leaf().map_or(Duration::ZERO, |leaf| left(leaf.not_after));
+                tracing::info!(valid_for_seconds = expires.as_secs(), "certificate installed");
+                said.clear();
+                news.0.leaf.notify_one();
+                if signed_by_another(&identity) {
+                    // issuers change one after the other: one that lags is asked again, more and more patiently
+                    sleep(backoff.next()).await;
+                    continue;
+                }
+                backoff.reset();
+                until_renewal(&identity, &news).await;
+            }
+            Err(error) => {
+                let problem = error.to_string();
+                if problem != said {
+                    tracing::warn!(%problem, "no certificate yet; trying again");
+                    said = problem;
+                }
+                sleep(backoff.next()).await;
+            }
+        }
+    }
+}
+
+/// One new key, one request, one certificate.
+async fn renew(identity: &Identity, directory: &std::path::Path) -> Result<(), RenewalError> {
+    let plane = ControlPlane::read(directory)?;
+    let token = bootstrap::token(directory)?;
+    let key = KeyPair::generate()?;
+    let csr = key.certificate_request()?;
+    let trust_epoch = identity.bundle().map_or(0, |bundle| bundle.epoch);
+    // the pushed roots may be newer than the file, and after a reinstallation the file is newer than they
+    let roots = union(plane.roots, identity.bundle().as_deref());
+    let config = identity.client_without_certificate(&roots, &plane.operator, control_channel::ALPN)?;
+    let request = v1::IssueRequest { csr, token, trust_epoch };
+    let issue = async {
+        let channel = control_channel::connect(plane.identity, config).await.map_err(|error| {
+            RenewalError::Connect { address: plane.identity, problem: control_channel::in_full(&error) }
+        })?;
+        let mut client = v1::identity_client::IdentityClient::new(channel);
+        let answer = client
+            .issue(request)
+            .await
+            .map_err(|status| RenewalError::Refused(status.message().to_owned()))?;
+        Ok::<_, RenewalError>(answer.into_inner())
+    };
+    let answer = timeout(ISSUE, issue).await.map_err(|_| RenewalError::Timeout)??;
+    identity.install_bundle(bundle(decode::trust(answer.trust.ok_or(RenewalError::NoTrust)?)?))?;
+    let chain = answer.chain.into_iter().map(CertificateDer::from).collect();
+    identity.install_leaf(Leaf::new(chain, key)?)?;
+    Ok(())
+}
+
+/// Trust as it travelled, as identity knows it.
+pub(crate) fn bundle(trust: byrnie_api::Trust) -> TrustBundle {
+    let certificates = |ders: Vec<Vec<u8>>| ders.into_iter().map(CertificateDer::from).collect();
+    let roots = trust.roots.into_iter().map(|(domain, ders)| (domain, certificates(ders))).collect();
+    TrustBundle { epoch: trust.epoch, roots, signer: trust.signer }
+}
+
+fn union(mut roots: TrustBundle, installed: Option<&TrustBundle>) -> TrustBundle {
+    for (domain, certificates) in installed.into_iter().flat_map(|bundle| &bundle.roots) {
+        let known = roots.roots.entry(domain.clone()).or_default();
+        known.extend(certificates.iter().filter(|c| !known.contains(c)).cloned().collect::<Vec<_>>());
+    }
+    roots
+}
+
+/// Whether the authority that signs now is not the one that signed our certificate.
+fn signed_by_another(identity: &Identity) -> bool {
+    let signer = identity.bundle().and_then(|bundle| bundle.signer);
+    signer.is_some_and(|signer| identity.leaf().is_some_and(|leaf| leaf.issuer != Some(signer)))
+}
+
+/// Returns at half of the certificate's remaining life, give or take a tenth, or when the authority has changed.
+async fn until_renewal(identity: &Identity, news: &News) {
+    let life = identity.leaf().map_or(Duration::ZERO, |leaf| left(leaf.not_after));
+    let due = SystemTime::now() + life.mul_f64(0.45 + 0.1 * fastrand::f64());
+    loop {
+        let pause = left(due).min(LOOK);
+        if pause.is_zero() {
+            return;
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = news.0.trust.notified() => {
+                if signed_by_another(identity) {
+                    sleep(SPREAD.min(life / 10).mul_f64(fastrand::f64())).await;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn left(until: SystemTime) -> Duration {
+    until.duration_since(SystemTime::now()).unwrap_or_default()
+}

@@ -15,6 +15,9 @@ export BYRNIE_VERSION := $(VERSION)
 export BYRNIE_BUILD := $(OUT)
 export BYRNIE_CLUSTER_BIN := $(CLUSTER)
 export PATH := $(BIN):$(PATH)
+# the same for builds, tests and vet: else Kubernetes is compiled three times
+export CGO_ENABLED := 0
+export GOFLAGS := $(strip $(shell go env GOFLAGS) -trimpath)
 
 .PHONY: help
 help: ## List the targets

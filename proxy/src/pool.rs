@@ -5,6 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    error::Error,
     future::Future,
     pin::Pin,
     rc::Rc,
@@ -29,7 +30,7 @@ use tokio::{
 };
 
 use crate::{
-    body::ProxyBody,
+    body::{BodyError, ProxyBody},
     dial::{DialError, Dialled, dial},
     metrics::Direction,
     worker::Worker,
@@ -98,6 +99,12 @@ pub enum Cause {
     /// The endpoint says that it has not processed the request (REFUSED_STREAM, GOAWAY).
     #[error("the endpoint refused the stream unprocessed")]
     Unprocessed(#[source] hyper::Error),
+    /// The request's own body ended early: its sender is at fault, not the endpoint.
+    #[error("the request's body ended early")]
+    Body(#[source] hyper::Error),
+    /// The connection had been idle, and ended when it was used again.
+    #[error("an idle connection ended when it was used again")]
+    Stale(#[source] hyper::Error),
     /// The connection ended before the response began.
     #[error("the connection ended before the response began")]
     Reset(#[source] hyper::Error),
@@ -183,7 +190,7 @@ impl Pool {
                 Ok(response) => return Ok((response, lease)),
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if reused => request = unsent,
-                    unsent => return Err(SendError::new(error.into_error(), unsent)),
+                    unsent => return Err(SendError::new(error.into_error(), unsent, reused)),
                 },
             }
         }
@@ -206,7 +213,7 @@ impl Pool {
             Ok(response) => Ok((response, lease)),
             Err(mut error) => {
                 let unsent = error.take_message();
-                Err(SendError::new(error.into_error(), unsent))
+                Err(SendError::new(error.into_error(), unsent, false))
             }
         }
     }
@@ -381,30 +388,37 @@ impl Pool {
 }
 
 impl SendError {
-    fn new(error: hyper::Error, unsent: Option<Request<ProxyBody>>) -> Self {
+    fn new(error: hyper::Error, unsent: Option<Request<ProxyBody>>, reused: bool) -> Self {
         let cause = match unsent {
             Some(_) => Cause::Unsent(error),
+            None if source::<BodyError>(&error).is_some() => Cause::Body(error),
             None if was_not_processed(&error) => Cause::Unprocessed(error),
+            None if reused => Cause::Stale(error),
             None => Cause::Reset(error),
         };
         Self { cause, unsent }
     }
 }
 
+/// The first error of a type among those that led to this one.
+fn source<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
+    let mut next = error.source();
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
 /// HTTP/2 only: the peer reset the stream as refused, or ended the connection before it took the stream.
 fn was_not_processed(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return match error.reason() {
-                Some(h2::Reason::REFUSED_STREAM) => true,
-                Some(h2::Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
-                _ => false,
-            };
-        }
-        source = error.source();
-    }
-    false
+    source::<h2::Error>(error).is_some_and(|error| match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => true,
+        Some(h2::Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
+        _ => false,
+    })
 }
 
 impl Life {

@@ -43,6 +43,7 @@ pub const BAD_HEADER: Reject = reject(BAD, "bad-header", "a header is malformed 
 pub const BAD_EXPECT: Reject =
     reject(StatusCode::EXPECTATION_FAILED, "bad-expect", "the only expectation that is understood is 100-continue");
 pub const CONNECT: Reject = reject(StatusCode::NOT_IMPLEMENTED, "connect-refused", "CONNECT is not served here");
+pub const BODY_CUT: Reject = reject(BAD, "body-cut", "the request's body is malformed, or ended or paused too early");
 pub const LONG_TARGET: Reject =
     reject(StatusCode::URI_TOO_LONG, "target-too-long", "the request target exceeds 8 KiB");
 pub const LARGE_HEAD: Reject = reject(

@@ -148,11 +148,18 @@ pub async fn send(
             }
             Err(error) => {
                 tracing::debug!(endpoint = %member.pool.endpoint().address, error = %error.cause, "a request was not answered");
-                member.failed();
                 let (reject, why) = judge(&error.cause);
                 failure = reject;
-                let delivered = matches!(error.cause, Cause::Reset(_));
-                let may = if delivered { template.is_idempotent() && budget.withdraw() } else { template.is_replayable() };
+                let may = match error.cause {
+                    Cause::Body(_) => break,
+                    // the endpoint closed what had been idle, as it may: no failure, and no share of the budget
+                    Cause::Stale(_) => template.is_idempotent(),
+                    Cause::Reset(_) => template.is_idempotent() && budget.withdraw(),
+                    _ => template.is_replayable(),
+                };
+                if !matches!(error.cause, Cause::Stale(_)) {
+                    member.failed();
+                }
                 if !may {
                     break;
                 }
@@ -197,6 +204,8 @@ fn judge(cause: &Cause) -> (Reject, &'static str) {
         Cause::Full => (reject::POOL_FULL, "full"),
         Cause::Setup(_) | Cause::Unsent(_) => (reject::RESET, "unsent"),
         Cause::Unprocessed(_) => (reject::RESET, "unprocessed"),
+        Cause::Body(_) => (reject::BODY_CUT, "body"),
+        Cause::Stale(_) => (reject::RESET, "stale"),
         Cause::Reset(_) => (reject::RESET, "reset"),
     }
 }

@@ -182,6 +182,9 @@ impl Worker {
     /// Starts to watch over a connection.
     pub fn watch_over(&self, ends: Ends) -> Rc<Activity> {
         let activity = Activity::new(&self.clock, ends);
+        if self.shared.drain.is_draining() {
+            activity.close();
+        }
         self.connections.borrow_mut().push(Rc::downgrade(&activity));
         activity
     }

@@ -2,4 +2,8 @@
 
 mod apps;
 mod http1;
+mod http2;
+mod opaque;
+mod policy;
 mod rig;
+mod routing;

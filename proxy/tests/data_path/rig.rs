@@ -48,6 +48,7 @@ pub(crate) struct Mesh {
     pub(crate) authority: Authority,
     pub(crate) client: Proxy,
     pub(crate) server: Proxy,
+    app: SocketAddr,
     /// Where the destination is known as.
     pub(crate) service: SocketAddr,
 }
@@ -142,13 +143,18 @@ impl Mesh {
         let service: SocketAddr = ([10, 96, 0, 1], 80).into();
         let client = Proxy::start(authority.identity("web"), app, service);
         let server = Proxy::start(authority.identity("api"), app, service);
-        let mesh = Self { authority, client, server, service };
+        let mesh = Self { authority, client, server, app, service };
         mesh.route(one_service(protocol, vec![meshed(mesh.server.inbound, "api")]));
         mesh
     }
 
     pub(crate) fn route(&self, destination: Destination) {
         self.client.shared.destinations.slot(self.service).store(Arc::new(destination));
+    }
+
+    /// The application's port as its proxy knows it.
+    pub(crate) fn server_port(&self) -> u16 {
+        self.app.port()
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {

@@ -1,0 +1,227 @@
+//! Splits, retries, discovery, drain: which endpoint a request reaches, and what its client notices when one fails.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use byrnie_model::{Protocol, Timeouts};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, timeout},
+};
+
+use crate::{
+    apps::{echo, get, named, played, raw, read_all, read_until, within},
+    rig::{LIMIT, Mesh, Proxy, free_port, meshed, one_service, plain, service},
+};
+
+#[tokio::test]
+async fn weights_hold_per_request_on_one_connection() {
+    let mesh = Mesh::new(echo().await);
+    let (one, two) = (named("one").await, named("two").await);
+    let shares = |a, b| service(Protocol::Detect, vec![("v1", a, vec![plain(one)]), ("v2", b, vec![plain(two)])], Timeouts::default());
+    mesh.route(shares(90, 10));
+    let mut tcp = mesh.connect().await;
+    let mut count = async |requests: usize| {
+        let mut ones = 0;
+        for _ in 0..requests {
+            tcp.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            ones += usize::from(read_until(&mut tcp, "body 0\n").await.contains("served-by: one\r\n"));
+        }
+        ones
+    };
+    let ones = count(2000).await;
+    assert!((1740..1860).contains(&ones), "{ones}");
+    mesh.route(shares(0, 1));
+    assert_eq!(count(50).await, 0);
+    let empty = service(Protocol::Detect, vec![("v1", 99, vec![plain(one)]), ("v2", 1, vec![])], Timeouts::default());
+    mesh.route(empty);
+    assert_eq!(count(50).await, 50);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_takes_no_connection_costs_no_request() {
+    let mesh = Mesh::new(echo().await);
+    let dead = free_port();
+    mesh.route(one_service(Protocol::Detect, vec![meshed(mesh.server.inbound, "api"), meshed(dead, "api")]));
+    for _ in 0..50 {
+        let post = raw(mesh.client.outbound, "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc").await;
+        assert!(post.starts_with("HTTP/1.1 200 ") && post.contains("body 3\n"), "{post}");
+    }
+    mesh.route(one_service(Protocol::Detect, vec![meshed(dead, "api")]));
+    let answer = get(mesh.client.outbound, "/", "").await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("byrnie-reason: connect-failed"), "{answer}");
+    mesh.route(one_service(Protocol::Detect, vec![]));
+    let answer = get(mesh.client.outbound, "/", "").await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("byrnie-reason: no-endpoints"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_request_that_no_application_saw_goes_elsewhere_with_its_body() {
+    let mesh = Mesh::new(echo().await);
+    // this proxy's application has closed its listener already
+    let leaving = Proxy::start(mesh.authority.identity("api"), free_port(), mesh.service);
+    let endpoints = vec![meshed(mesh.server.inbound, "api"), meshed(leaving.inbound, "api")];
+    mesh.route(one_service(Protocol::Detect, endpoints));
+    for _ in 0..50 {
+        let post = raw(mesh.client.outbound, "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc").await;
+        assert!(post.starts_with("HTTP/1.1 200 ") && post.contains("body 3\n"), "{post}");
+    }
+    let metrics = mesh.client.metrics();
+    assert!(metrics.contains(r#"byrnie_retries_total{destination="shop/api:80",reason="undelivered"}"#), "{metrics}");
+    mesh.route(one_service(Protocol::Detect, vec![meshed(leaving.inbound, "api")]));
+    let answer = get(mesh.client.outbound, "/", "").await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("byrnie-reason: app-refused"), "{answer}");
+    assert!(!answer.contains("byrnie-retry"), "{answer}");
+}
+
+/// An application that closes each connection after one answer, without saying so, at once or a little later.
+async fn closing(later: Duration) -> std::net::SocketAddr {
+    played(move |mut tcp| async move {
+        read_until(&mut tcp, "\r\n\r\n").await;
+        tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        tokio::time::sleep(later).await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_while_idle_costs_no_request() {
+    for later in [0, 1, 2, 5] {
+        let mesh = Mesh::new(closing(Duration::from_millis(later)).await);
+        let mut tcp = mesh.connect().await;
+        for number in 0..200u64 {
+            tcp.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let answer = read_until(&mut tcp, "\r\n\r\n").await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{number}: {answer}");
+            if !answer.ends_with("ok") {
+                read_until(&mut tcp, "ok").await;
+            }
+            tokio::time::sleep(Duration::from_micros(number * 37 % 3000)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_an_application_may_have_seen_is_sent_twice_only_if_that_is_the_same() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counting = seen.clone();
+    let app = played(move |mut tcp| {
+        let seen = counting.clone();
+        async move {
+            read_until(&mut tcp, "\r\n\r\n").await;
+            if seen.fetch_add(1, Ordering::SeqCst) % 2 == 1 {
+                tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+            }
+        }
+    })
+    .await;
+    let mesh = Mesh::new(app);
+    assert!(get(mesh.client.outbound, "/", "").await.ends_with("ok"));
+    assert_eq!(seen.load(Ordering::SeqCst), 2);
+    let answer = raw(mesh.client.outbound, "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("byrnie-reason: app-reset"), "{answer}");
+    assert_eq!(seen.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_destination_that_stays_unknown_is_refused_with_its_reason() {
+    let mesh = Mesh::new(echo().await);
+    let proxy = Proxy::start(mesh.authority.identity("web"), free_port(), ([10, 96, 0, 99], 80).into());
+    let began = Instant::now();
+    let answer = get(proxy.outbound, "/", "").await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("byrnie-reason: discovery-timeout"), "{answer}");
+    assert!(Instant::now() - began < Duration::from_secs(8));
+    let waiting = tokio::spawn(async move { get(proxy.outbound, "/late", "").await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    proxy.shared.destinations.slot(([10, 96, 0, 99], 80).into()).store(Arc::new(one_service(
+        Protocol::Detect,
+        vec![meshed(mesh.server.inbound, "api")],
+    )));
+    assert!(waiting.await.unwrap().contains("GET /late "));
+}
+
+#[tokio::test]
+async fn a_request_has_a_deadline() {
+    let app = played(|mut tcp| async move {
+        let slow_head = read_until(&mut tcp, "\r\n\r\n").await.contains("/head");
+        if !slow_head {
+            tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart").await.unwrap();
+        }
+        tokio::time::sleep(LIMIT).await;
+    })
+    .await;
+    let mesh = Mesh::new(app);
+    let timeouts = Timeouts { request: Some(Duration::from_millis(300)), idle: None };
+    mesh.route(service(Protocol::Detect, vec![("api", 1, vec![meshed(mesh.server.inbound, "api")])], timeouts));
+    let answer = get(mesh.client.outbound, "/head", "").await;
+    assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("byrnie-reason: request-timeout"), "{answer}");
+    let mut tcp = mesh.connect().await;
+    tcp.write_all(b"GET /body HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let cut = timeout(Duration::from_secs(3), read_all(&mut tcp)).await.unwrap();
+    assert!(cut.ends_with("part"), "{cut}");
+}
+
+#[tokio::test]
+async fn a_draining_proxy_takes_requests_and_ends_connections_politely() {
+    let mesh = Mesh::new(echo().await);
+    let mut tcp = mesh.connect().await;
+    tcp.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    read_until(&mut tcp, "body 0\n").await;
+    mesh.server.shared.drain.begin();
+    mesh.client.shared.drain.begin();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    tcp.write_all(b"GET /2 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let last = read_all(&mut tcp).await;
+    assert!(last.contains("connection: close\r\n") && last.contains("GET /2 "), "{last}");
+    let fresh = raw(mesh.client.outbound, "GET /3 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(fresh.contains("connection: close\r\n") && fresh.contains("GET /3 "), "{fresh}");
+    assert_eq!(mesh.server.shared.drain.finish(Duration::from_secs(5)).await, 0);
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_used_at_once_and_costs_no_request() {
+    let mesh = Mesh::new(echo().await);
+    let mut tcp = mesh.connect().await;
+    let opened = |mesh: &Mesh| {
+        let metrics = mesh.server.metrics();
+        let line = metrics.lines().find(|l| l.contains("connections_opened_total") && l.contains("mtls-http1")).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()
+    };
+    for renewal in 1..=3 {
+        for _ in 0..10 {
+            tcp.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            assert!(read_until(&mut tcp, "body 0\n").await.starts_with("HTTP/1.1 200 "));
+        }
+        assert_eq!(opened(&mesh), renewal);
+        mesh.client.shared.identity.install_leaf(mesh.authority.leaf("web", Duration::from_secs(3600))).unwrap();
+        tokio::time::sleep(Duration::from_millis(600)).await;
+    }
+}
+
+#[tokio::test]
+async fn connections_end_with_their_certificates() {
+    let mesh = Mesh::speaking(
+        played(|mut tcp| async move {
+            let _ = tcp.read(&mut [0; 1]).await;
+        })
+        .await,
+        Protocol::Opaque,
+    );
+    mesh.client.shared.identity.install_leaf(mesh.authority.leaf("web", Duration::from_secs(4))).unwrap();
+    let mut tcp = mesh.connect().await;
+    let began = Instant::now();
+    let ended = timeout(LIMIT, tcp.read(&mut [0; 1])).await.unwrap();
+    let lived = Instant::now() - began;
+    assert!(matches!(ended, Ok(0) | Err(_)) && lived < Duration::from_secs(6), "{ended:?} after {lived:?}");
+    let failed = within(LIMIT, "an expired certificate is shown", async || {
+        let mut tcp = mesh.connect().await;
+        let ended = timeout(Duration::from_secs(1), tcp.read(&mut [0; 1])).await.ok()?;
+        matches!(ended, Ok(0) | Err(_)).then_some(true)
+    });
+    assert!(failed.await);
+}

@@ -92,7 +92,7 @@ lint: ## Check format, lints and the dependency rules
 	$(STEP) "format" cargo fmt --all --check
 	$(STEP) "lints" cargo clippy --workspace --all-targets -- -D warnings
 	$(STEP) "dependency rules" tests/tools/architecture
-	$(STEP) "go vet" bash -c 'for m in apps cluster e2e; do go -C tests/$$m vet ./...; done'
+	$(STEP) "go vet" bash -c 'for m in apps cluster/internal e2e; do go -C tests/$$m vet ./...; done'
 
 .PHONY: fmt
 fmt: ## Format everything

@@ -209,7 +209,7 @@ impl Identity {
     }
 
     /// A configuration for the control plane's own servers: mutual TLS. Ask again for each connection, since it does
-    /// not follow later changes. [`peer_of`] reads the peer afterwards.
+    /// not follow later changes. [`crate::peer_of`] reads the peer afterwards.
     pub fn server_config(&self, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, NotReady> {
         let (leaf, anchors) = self.current()?;
         Ok(tls::server(Some(Arc::new(PeerVerifier::any(anchors))), &leaf.certified, alpn, &self.0.clock))

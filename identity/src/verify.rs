@@ -2,7 +2,7 @@
 //!
 //! A leaf has exactly one name, a strict SPIFFE id; it is no authority; it is meant for its role; and it chains to a
 //! root *of the trust domain in its name*. Sources: SPIFFE X509-SVID sections 2 to 5, RFC 5280 section 4.2. Knows no
-//! TLS; [`crate::verifier`] puts these rules into rustls.
+//! TLS; `verifier.rs` puts these rules into rustls.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -194,7 +194,7 @@ fn chain_fault(error: webpki::Error) -> CertificateFault {
     }
 }
 
-/// The rustls error whose TLS alert tells the peer as much as TLS can say; [`fault_of`] is the way back.
+/// The rustls error whose TLS alert tells the peer as much as TLS can say; `fault_of` is the way back.
 impl From<CertificateFault> for rustls::Error {
     fn from(fault: CertificateFault) -> Self {
         Self::InvalidCertificate(match fault {

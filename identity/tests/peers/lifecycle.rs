@@ -168,6 +168,12 @@ fn a_leaf_is_installed_only_where_peers_would_take_it() {
     assert!(matches!(identity.install_leaf(foreign), Err(LeafError::OtherTrustDomain { .. })));
     let (web, other) = (home.leaf(&id("web")), KeyPair::generate().unwrap());
     assert!(matches!(Leaf::new(web.certificates.clone(), other), Err(LeafError::OtherKey(_))));
+    let mut authority = leaf(id("web").as_str());
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = home.sign(&authority);
+    let key = KeyPair::from_pem(&authority.key_pem).unwrap();
+    let refused = Leaf::new(authority.certificates, key);
+    assert!(matches!(refused, Err(LeafError::Fault(CertificateFault::Authority))));
     assert!(matches!(Leaf::new(vec![], KeyPair::generate().unwrap()), Err(LeafError::Empty)));
     clock.forward(Duration::from_secs(86_401));
     let late = identity.install_leaf(web.leaf());

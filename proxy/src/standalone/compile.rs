@@ -359,7 +359,7 @@ mod tests {
                 "listeners[1]: an inbound listener has either",
             ),
             ("request: 10s", "request: soon", "services[0].timeouts.request: is no duration"),
-            ("- name: shop/payments-next:80", "- name: payments", "'payments' is not namespace/name:port"),
+            ("- name: shop/payments:80", "- name: payments", "'payments' is not namespace/name:port"),
             ("trustDomain: cluster.local", "trustDomain: Cluster", "trust domain must be"),
         ] {
             assert!(EXAMPLE.contains(from), "{from}");

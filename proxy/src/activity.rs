@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::Notify;
 
 /// A connection without a request is closed after this long.
-pub const IDLE_LIMIT: Duration = Duration::from_secs(600);
+pub const IDLE_LIMIT: Duration = Duration::from_mins(10);
 /// A connection that was told to finish and has no request is closed after this long.
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
 

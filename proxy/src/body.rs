@@ -289,7 +289,7 @@ impl Body for ProxyBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(text) => SizeHint::with_exact(text.len() as u64),
-            Self::Upload(reader) if reader.at == 0 => reader.upload.borrow().hint.clone(),
+            Self::Upload(reader) if reader.at == 0 => reader.upload.borrow().hint,
             Self::Upload(_) => SizeHint::default(),
             Self::Download(download) => download.incoming.size_hint(),
         }

@@ -16,14 +16,12 @@ use tokio::{
 use crate::{
     metrics::Direction,
     state::Shared,
-    stream::{Prefixed, Stream},
+    stream::{Prefixed, Stream, Vigilance},
     worker::until,
 };
 
 /// A pod in the same cluster answers a SYN within this time or not at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// Unacknowledged data for this long means that the peer is gone (L19).
-const USER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// An open connection.
 #[derive(Debug)]
@@ -32,6 +30,8 @@ pub struct Dialled {
     pub stream: Stream,
     /// When the certificates that it stands on expire.
     pub expires: Option<Instant>,
+    /// Whether a peer that acknowledges nothing is given up.
+    pub vigilance: Vigilance,
 }
 
 /// Why there is no connection.
@@ -73,13 +73,14 @@ pub async fn dial(shared: &Shared, endpoint: &Endpoint, alpn: Alpn) -> Result<Di
     let tcp = connect(shared, endpoint.address).await?;
     // what leaves for the own pod is not redirected: its application is at the other end, not its proxy
     let own_pod = shared.pod.ips.contains(&endpoint.address.ip());
+    let (tcp, vigilance) = Prefixed::vigilant(tcp);
     let Some(expected) = endpoint.identity.as_ref().filter(|_| !own_pod) else {
-        return Ok(Dialled { stream: Stream::Plain(tcp.into()), expires: None });
+        return Ok(Dialled { stream: Stream::Plain(tcp), expires: None, vigilance });
     };
-    match shared.identity.connect(Prefixed::from(tcp), expected, alpn).await {
+    match shared.identity.connect(tcp, expected, alpn).await {
         Ok(connected) => {
             let expires = Some(until(connected.not_after));
-            Ok(Dialled { stream: Stream::Mesh(Box::new(connected.stream.into())), expires })
+            Ok(Dialled { stream: Stream::Mesh(Box::new(connected.stream.into())), expires, vigilance })
         }
         Err(source) => {
             shared.metrics.handshake_failed(Direction::Outbound, source.reason());
@@ -104,16 +105,12 @@ pub async fn connect(shared: &Shared, address: SocketAddr) -> Result<TcpStream, 
     }
 }
 
-/// No delay, and a peer that vanished is noticed.
+/// No delay, and a peer that vanishes from an idle connection is noticed.
 pub fn tune(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
-    let socket = SockRef::from(tcp);
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(10))
-        .with_interval(Duration::from_secs(3))
-        .with_retries(3);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(3)).with_retries(3);
+    SockRef::from(tcp).set_tcp_keepalive(&keepalive)
 }
 
 impl DialError {

@@ -92,10 +92,7 @@ fn admit_http2<B>(request: &mut Request<B>) -> Result<(), Reject> {
         _ => return Err(reject::BAD_TARGET),
     }
     let mut hosts = fields.get_all(header::HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (host, None) => host,
-        _ => return Err(reject::BAD_HOST),
-    };
+    let (host, None) = (hosts.next(), hosts.next()) else { return Err(reject::BAD_HOST) };
     match (request.uri().authority(), host) {
         (Some(authority), Some(host)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
             return Err(reject::BAD_HOST);

@@ -10,6 +10,15 @@ pub const CLIENT_ID: HeaderName = HeaderName::from_static("byrnie-client-id");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    HTTP2_SETTINGS,
+];
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const TE: HeaderValue = HeaderValue::from_static("te");
 const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
@@ -55,35 +64,27 @@ pub fn imitates(name: &str) -> bool {
 
 /// Removes what concerns one hop only, and says what it asked for.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Asked {
-    let mut asked = Asked::default();
-    let mut found = Found::default();
-    for name in headers.keys() {
-        found.note(name);
+    if !headers.keys().any(is_hop_by_hop) {
+        return Asked::default();
     }
-    if !found.any {
-        return asked;
+    let trailers = list(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    let mut protocols = list(headers, &header::UPGRADE);
+    let only_websocket =
+        protocols.next().is_some_and(|p| p.eq_ignore_ascii_case("websocket")) && protocols.next().is_none();
+    drop(protocols);
+    let mut upgrade = false;
+    let mut nominated: Vec<HeaderName> = Vec::new();
+    for token in list(headers, &header::CONNECTION) {
+        upgrade |= token.eq_ignore_ascii_case("upgrade");
+        nominated.extend(token.parse().ok().filter(may_be_nominated));
     }
-    if found.te {
-        asked.trailers = list(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-    }
-    if found.upgrade {
-        let wants = list(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
-        let mut protocols = list(headers, &header::UPGRADE);
-        let websocket = protocols.next().is_some_and(|p| p.eq_ignore_ascii_case("websocket"));
-        asked.websocket = wants && websocket && protocols.next().is_none();
-    }
-    if found.connection {
-        let nominated = list(headers, &header::CONNECTION).filter_map(|token| token.parse().ok());
-        let nominated: Vec<HeaderName> = nominated.filter(|name| may_be_nominated(name)).collect();
-        for name in nominated {
-            headers.remove(name);
-        }
-        headers.remove(header::CONNECTION);
-    }
-    for name in [header::TE, header::TRANSFER_ENCODING, header::UPGRADE, KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS] {
+    for name in nominated {
         headers.remove(name);
     }
-    asked
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    Asked { websocket: upgrade && only_websocket, trailers }
 }
 
 /// Removes the names that only proxies may set.
@@ -127,32 +128,8 @@ pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item
     lines.flat_map(|line| line.split(',')).map(str::trim).filter(|token| !token.is_empty())
 }
 
-#[derive(Default)]
-struct Found {
-    any: bool,
-    connection: bool,
-    te: bool,
-    upgrade: bool,
-}
-
-impl Found {
-    fn note(&mut self, name: &HeaderName) {
-        let hop = if *name == header::CONNECTION {
-            &mut self.connection
-        } else if *name == header::TE {
-            &mut self.te
-        } else if *name == header::UPGRADE {
-            &mut self.upgrade
-        } else if *name == header::TRANSFER_ENCODING
-            || (name.as_str().len() >= 10 && (*name == KEEP_ALIVE || *name == PROXY_CONNECTION || *name == HTTP2_SETTINGS))
-        {
-            &mut self.any
-        } else {
-            return;
-        };
-        *hop = true;
-        self.any = true;
-    }
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
 }
 
 /// `Connection` may remove what an intermediary added, never what the message itself depends on.

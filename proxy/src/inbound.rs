@@ -48,7 +48,7 @@ const POLICY_LIMIT: Duration = Duration::from_secs(10);
 /// Where only the mesh is let in, a caller that says nothing is not waited for longer.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
 /// No connection carries requests for longer, minus up to a tenth.
-const MAX_AGE: Duration = Duration::from_secs(3600);
+const MAX_AGE: Duration = Duration::from_hours(1);
 
 /// The application on one port of the pod, as one worker knows it.
 #[derive(Debug)]

@@ -15,7 +15,8 @@ use std::{
 
 use byrnie_identity::Alpn;
 use byrnie_model::Endpoint;
-use http::{Request, Response};
+use http::{Request, Response, header};
+use http_body::Body;
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -33,6 +34,7 @@ use crate::{
     body::{BodyError, ProxyBody},
     dial::{DialError, Dialled, dial},
     metrics::Direction,
+    stream::Vigilance,
     worker::Worker,
 };
 
@@ -47,11 +49,13 @@ const MAX_STREAMS: usize = 100;
 /// How long a request waits for a free connection.
 const QUEUE_LIMIT: Duration = Duration::from_secs(1);
 /// Our own proxies keep idle connections for longer than this.
-const IDLE_MESH: Duration = Duration::from_secs(60);
+const IDLE_MESH: Duration = Duration::from_mins(1);
 /// Shorter than the keep-alive of common servers (Node.js: 5 s), so that they rarely close first.
 const IDLE_PLAIN: Duration = Duration::from_secs(4);
+/// A body that any receive buffer takes at once.
+const SMALL: u64 = 16 * 1024;
 /// No connection is used for longer, minus up to a tenth.
-const MAX_AGE: Duration = Duration::from_secs(3600);
+const MAX_AGE: Duration = Duration::from_hours(1);
 
 /// The connections to one endpoint.
 #[derive(Debug)]
@@ -113,6 +117,7 @@ pub enum Cause {
 #[derive(Debug)]
 struct Http1 {
     sender: http1::SendRequest<ProxyBody>,
+    vigilance: Vigilance,
     life: Life,
 }
 
@@ -184,6 +189,7 @@ impl Pool {
                 Ok(connection) => connection,
                 Err(cause) => return Err(SendError { cause, unsent: Some(request) }),
             };
+            connection.vigilance.set(is_small(&request));
             let sending = connection.sender.try_send_request(request);
             let lease = self.lease(worker, Connection::Http1(connection));
             match sending.await {
@@ -286,7 +292,7 @@ impl Pool {
             let _ = connection.await;
             drop((slot, opened));
         });
-        Ok(Http1 { sender, life })
+        Ok(Http1 { sender, vigilance: dialled.vigilance, life })
     }
 
     async fn pick_http2(self: &Rc<Self>, worker: &Rc<Worker>) -> Result<Rc<Http2>, Rc<DialError>> {
@@ -346,6 +352,8 @@ impl Pool {
     async fn open_http2(&self, worker: &Rc<Worker>) -> Result<Http2, DialError> {
         let dialled = dial(&worker.shared, &self.endpoint, Alpn::Http2).await?;
         let life = Life::new(worker, &dialled);
+        // whoever speaks HTTP/2 reads on while streams stall
+        dialled.vigilance.set(true);
         let opened = self.count(worker, "http2");
         let mut builder = http2::Builder::new(Local);
         builder
@@ -398,6 +406,12 @@ impl SendError {
         };
         Self { cause, unsent }
     }
+}
+
+/// Whether all of a request fits into the peer's buffers, however slowly it reads.
+fn is_small(request: &Request<ProxyBody>) -> bool {
+    let switches = request.headers().contains_key(header::UPGRADE);
+    !switches && request.body().size_hint().upper().is_some_and(|bytes| bytes <= SMALL)
 }
 
 /// The first error of a type among those that led to this one.

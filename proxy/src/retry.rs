@@ -224,7 +224,7 @@ mod tests {
         assert_eq!((0..1000).filter(|_| budget.withdraw()).count(), 20);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!((0..1000).filter(|_| budget.withdraw()).count(), 10);
-        tokio::time::advance(Duration::from_secs(3600)).await;
+        tokio::time::advance(Duration::from_hours(1)).await;
         assert_eq!((0..1000).filter(|_| budget.withdraw()).count(), 100);
     }
 }

@@ -6,10 +6,16 @@
 use std::{
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -21,7 +27,24 @@ use tokio_rustls::TlsStream;
 pub struct Prefixed {
     prefix: Bytes,
     tcp: TcpStream,
+    vigil: Option<Vigil>,
 }
+
+/// Whether a connection is given up when its peer acknowledges nothing for [`UNACKNOWLEDGED`].
+///
+/// That is how a node that vanished is noticed. But Linux also ends a connection whose peer is alive and does not
+/// read for that long, so it must be off while so much may be on its way that the peer's window can fill.
+#[derive(Clone, Debug)]
+pub struct Vigilance(Arc<AtomicBool>);
+
+#[derive(Debug)]
+struct Vigil {
+    wanted: Vigilance,
+    set: bool,
+}
+
+/// Nothing acknowledged for this long: the peer is gone (L19).
+const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 
 /// One side of a connection through the proxy.
 #[derive(Debug)]
@@ -35,12 +58,39 @@ pub enum Stream {
 impl Prefixed {
     /// Puts bytes back in front of a stream.
     pub fn new(prefix: Bytes, tcp: TcpStream) -> Self {
-        Self { prefix, tcp }
+        Self { prefix, tcp, vigil: None }
+    }
+
+    /// A connection of our own making, with a switch for its vigilance, which is off.
+    pub fn vigilant(tcp: TcpStream) -> (Self, Vigilance) {
+        let wanted = Vigilance(Arc::default());
+        let vigil = Some(Vigil { wanted: wanted.clone(), set: false });
+        (Self { prefix: Bytes::new(), tcp, vigil }, wanted)
+    }
+
+    /// Before bytes leave. One load, unless something changed.
+    fn watch(&mut self) {
+        if let Some(vigil) = &mut self.vigil {
+            let wanted = vigil.wanted.0.load(Ordering::Relaxed);
+            if wanted != vigil.set {
+                vigil.set = wanted;
+                let limit = wanted.then_some(UNACKNOWLEDGED);
+                // a socket that refuses is broken, which the write that follows will say
+                let _ = SockRef::from(&self.tcp).set_tcp_user_timeout(limit.or(Some(Duration::ZERO)));
+            }
+        }
     }
 
     /// The socket.
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp
+    }
+}
+
+impl Vigilance {
+    /// Takes effect with the next bytes that are written.
+    pub fn set(&self, on: bool) {
+        self.0.store(on, Ordering::Relaxed);
     }
 }
 
@@ -77,6 +127,7 @@ impl AsyncRead for Prefixed {
 
 impl AsyncWrite for Prefixed {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.watch();
         Pin::new(&mut self.tcp).poll_write(cx, buf)
     }
 
@@ -85,6 +136,7 @@ impl AsyncWrite for Prefixed {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.watch();
         Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
     }
 

@@ -42,7 +42,7 @@ const SWEEP: Duration = Duration::from_millis(250);
 const MAX_BACKOFF: Duration = Duration::from_millis(500);
 const BACKLOG: i32 = 4096;
 /// Unused for this long, a destination's connections and statistics are forgotten.
-const UNUSED: Duration = Duration::from_secs(600);
+const UNUSED: Duration = Duration::from_mins(10);
 
 /// Why the workers did not start.
 #[derive(Debug, Error)]

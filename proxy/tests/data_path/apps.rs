@@ -1,6 +1,6 @@
 //! Applications and clients: real HTTP where it must be valid, raw bytes where it must not.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, fmt::Write, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -42,16 +42,13 @@ async fn seen(name: &'static str, request: Request<Incoming>) -> Result<Response
     names.sort();
     text.push_str(&names.join("\n"));
     text.push('\n');
-    let collected = match body.collect().await {
-        Ok(collected) => collected,
-        Err(_) => return Ok(Response::builder().status(400).body(Full::default()).unwrap()),
+    let Ok(collected) = body.collect().await else {
+        return Ok(Response::builder().status(400).body(Full::default()).unwrap());
     };
-    if let Some(trailers) = collected.trailers() {
-        for (name, value) in trailers {
-            text.push_str(&format!("trailer {name}: {}\n", value.to_str().unwrap()));
-        }
+    for (name, value) in collected.trailers().into_iter().flatten() {
+        writeln!(text, "trailer {name}: {}", value.to_str().unwrap()).unwrap();
     }
-    text.push_str(&format!("body {}\n", collected.to_bytes().len()));
+    writeln!(text, "body {}", collected.to_bytes().len()).unwrap();
     Ok(Response::builder().header("served-by", name).body(Full::from(text)).unwrap())
 }
 

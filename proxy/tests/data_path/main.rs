@@ -1,4 +1,5 @@
 //! The data path against real sockets: two proxies with mutual TLS between them, without Kubernetes.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should say where")]
 
 mod apps;
 mod http1;

@@ -123,3 +123,25 @@ async fn a_refused_websocket_is_an_ordinary_answer() {
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close\r\n"), "{answer}");
     assert!(!answer.contains("smuggled"), "{answer}");
 }
+
+#[tokio::test]
+async fn a_reader_may_pause_for_longer_than_a_vanished_peer_is_waited_for() {
+    let sending = || {
+        played(|mut tcp| async move {
+            let request = read_until(&mut tcp, "\n").await;
+            if request.starts_with("GET") {
+                tcp.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await.unwrap();
+            }
+            tcp.write_all(&vec![b'x'; 20_000_000]).await.unwrap();
+        })
+    };
+    let opaque = Mesh::speaking(sending().await, Protocol::Opaque);
+    let http = Mesh::new(sending().await);
+    let mut readers = [opaque.connect().await, http.connect().await];
+    readers[0].write_all(b"go\n").await.unwrap();
+    readers[1].write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(18)).await;
+    for reader in &mut readers {
+        assert_eq!(read_all(reader).await.matches('x').count(), 20_000_000);
+    }
+}

@@ -65,7 +65,7 @@ impl Authority {
     }
 
     pub(crate) fn identity(&self, account: &str) -> Identity {
-        self.identity_for(account, Duration::from_secs(3600))
+        self.identity_for(account, Duration::from_hours(1))
     }
 
     pub(crate) fn identity_for(&self, account: &str, lifetime: Duration) -> Identity {
@@ -83,7 +83,7 @@ impl Authority {
         params.subject_alt_names = vec![SanType::URI(id(account).as_str().try_into().unwrap())];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.not_before = time::OffsetDateTime::now_utc() - Duration::from_secs(60);
+        params.not_before = time::OffsetDateTime::now_utc() - Duration::from_mins(1);
         params.not_after = time::OffsetDateTime::now_utc() + lifetime;
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         Leaf::new(vec![leaf.der().clone()], KeyPair::from_pem(&key.serialize_pem()).unwrap()).unwrap()

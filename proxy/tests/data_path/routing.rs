@@ -198,7 +198,7 @@ async fn a_renewed_certificate_is_used_at_once_and_costs_no_request() {
             assert!(read_until(&mut tcp, "body 0\n").await.starts_with("HTTP/1.1 200 "));
         }
         assert_eq!(opened(&mesh), renewal);
-        mesh.client.shared.identity.install_leaf(mesh.authority.leaf("web", Duration::from_secs(3600))).unwrap();
+        mesh.client.shared.identity.install_leaf(mesh.authority.leaf("web", Duration::from_hours(1))).unwrap();
         tokio::time::sleep(Duration::from_millis(600)).await;
     }
 }

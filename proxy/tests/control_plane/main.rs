@@ -1,0 +1,210 @@
+//! The proxy's edges against an operator: first certificate, renewals, subscriptions, refusals, outages.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod operator;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use byrnie_api::{encode, v1};
+use byrnie_identity::Identity;
+use byrnie_model::{Destination, Workload};
+use byrnie_proxy::{
+    access_log::AccessLog,
+    admin::Admin,
+    certificate::{self, News},
+    control,
+    metrics::Metrics,
+    run,
+    state::{PodInfo, Shared},
+};
+use http::{Request, StatusCode};
+use operator::{Authority, Operator, TOKEN, domain, proxy_id};
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+use v1::{to_operator::Message, to_proxy::Resource};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A proxy without its data path.
+struct Proxy {
+    shared: Arc<Shared>,
+    files: TempDir,
+}
+
+impl Proxy {
+    fn start(operator: &Operator, authority: &Authority) -> Self {
+        Self::with_token(TOKEN, operator, authority)
+    }
+
+    fn with_token(token: &str, operator: &Operator, authority: &Authority) -> Self {
+        let files = TempDir::new().unwrap();
+        operator.write_files(files.path(), authority);
+        std::fs::write(files.path().join("token"), token).unwrap();
+        let pod = PodInfo {
+            name: "web-1".into(),
+            namespace: "shop".into(),
+            uid: "1234".into(),
+            ..PodInfo::default()
+        };
+        let shared = run::shared(Identity::new(domain()), pod, Metrics::default(), AccessLog::off());
+        let news = News::default();
+        let directory = files.path().to_owned();
+        tokio::spawn(certificate::keep(shared.identity.clone(), directory.clone(), news.clone()));
+        tokio::spawn(control::keep(shared.clone(), directory, news));
+        Self { shared, files }
+    }
+
+    /// Waits for the proxy's first stream.
+    async fn connected(&self, operator: &Operator) {
+        until("Hello", || operator.state.heard.lock().iter().any(|m| matches!(m, Message::Hello(_)))).await;
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(timeout(LIMIT, waiting).await.is_ok(), "did not happen: {what}");
+}
+
+fn address() -> SocketAddr {
+    "10.96.0.7:80".parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_proxy_becomes_ready() {
+    let authority = Authority::new("one");
+    let operator = Operator::start(&authority).await;
+    let proxy = Proxy::start(&operator, &authority);
+    let admin = Admin { shared: proxy.shared.clone(), probes: Vec::new() };
+    let ready = Request::get("/ready?verbose").body(()).unwrap();
+    assert_eq!(admin.answer(&ready).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    proxy.connected(&operator).await;
+    assert_eq!(proxy.shared.identity.leaf().unwrap().id, proxy_id());
+    assert_eq!(proxy.shared.missing().len(), 1, "the policy is missing");
+    let version = operator.state.say(Resource::Workload(encode::workload(&Workload::default()))).await;
+    until("the policy is acknowledged", || operator.state.heard(&Message::Ack(v1::Ack { version }))).await;
+    assert_eq!(admin.answer(&ready).await.status(), StatusCode::OK);
+    let metrics = admin.answer(&Request::get("/metrics").body(()).unwrap()).await;
+    assert_eq!(metrics.status(), StatusCode::OK);
+    let shutdown = Request::post("/shutdown").body(()).unwrap();
+    assert_eq!(admin.answer(&shutdown).await.status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn what_is_not_understood_changes_nothing() {
+    let authority = Authority::new("one");
+    let operator = Operator::start(&authority).await;
+    let proxy = Proxy::start(&operator, &authority);
+    let slot = proxy.shared.destinations.slot(address());
+    let subscribe = Message::Subscribe(encode::address(address()));
+    until("the address is subscribed to", || operator.state.heard(&subscribe)).await;
+    let good = encode::destination(address(), &Destination::Passthrough);
+    operator.state.say(Resource::Destination(good.clone())).await;
+    assert_eq!(slot.wait(LIMIT).await.as_deref(), Some(&Destination::Passthrough));
+
+    let newer = v1::Destination { required_features: vec!["from-the-future".into()], ..good };
+    let version = operator.state.say(Resource::Destination(newer)).await;
+    let refused = |heard: &Message| matches!(heard, Message::Nack(n) if n.version == version && n.error.contains("from-the-future"));
+    until("it is refused by name", || operator.state.heard.lock().iter().any(refused)).await;
+    assert_eq!(slot.load().as_deref(), Some(&Destination::Passthrough));
+
+    let version = operator.state.say(Resource::Workload(v1::Workload::default())).await;
+    until("a policy without mtls is refused", || {
+        operator.state.heard.lock().iter().any(|m| matches!(m, Message::Nack(n) if n.version == version))
+    })
+    .await;
+    assert!(proxy.shared.workload.load().is_none());
+    assert_eq!(proxy.shared.metrics.nacks.get(), 2);
+}
+
+#[tokio::test]
+async fn an_outage_changes_nothing_and_ends_well() {
+    let authority = Authority::new("one");
+    let first = Operator::start(&authority).await;
+    let proxy = Proxy::start(&first, &authority);
+    let slot = proxy.shared.destinations.slot(address());
+    proxy.connected(&first).await;
+    first.state.say(Resource::Workload(encode::workload(&Workload::default()))).await;
+    first.state.say(Resource::Destination(encode::destination(address(), &Destination::Passthrough))).await;
+    assert!(slot.wait(LIMIT).await.is_some());
+    until("the policy is in force", || proxy.shared.workload.load().is_some()).await;
+    first.stop();
+    until("the stream is down", || proxy.shared.metrics.control_connected.get() == 0).await;
+    assert!(slot.load().is_some() && proxy.shared.missing().is_empty(), "the last good state stays");
+    let meanwhile: SocketAddr = "10.96.0.8:80".parse().unwrap();
+    let _used = proxy.shared.destinations.slot(meanwhile);
+
+    // reinstalled, at another address
+    let second = Operator::start(&authority).await;
+    second.write_files(proxy.files.path(), &authority);
+    proxy.connected(&second).await;
+    for address in [address(), meanwhile] {
+        let again = Message::Subscribe(encode::address(address));
+        until("what is in use is subscribed to again", || second.state.heard(&again)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_authority_is_followed_at_once() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let operator = Operator::start(&old).await;
+    let proxy = Proxy::start(&operator, &old);
+    proxy.connected(&operator).await;
+    assert_eq!(proxy.shared.identity.leaf().unwrap().issuer, Some(old.name()));
+    // staged: both are trusted, the old one still signs
+    let both = [old.clone(), new.clone()];
+    operator.state.trust(2, &both, &old);
+    let version = operator.state.say(Resource::Trust(operator.state.trust_message())).await;
+    until("the bundle is acknowledged", || operator.state.heard(&Message::Ack(v1::Ack { version }))).await;
+    assert_eq!(proxy.shared.identity.bundle().unwrap().epoch, 2);
+    // signing
+    operator.state.trust(3, &both, &new);
+    operator.state.say(Resource::Trust(operator.state.trust_message())).await;
+    let issuer = || proxy.shared.identity.leaf().unwrap().issuer;
+    until("the leaf is of the new authority", || issuer() == Some(new.name())).await;
+    // drained
+    operator.state.trust(4, std::slice::from_ref(&new), &new);
+    operator.state.say(Resource::Trust(operator.state.trust_message())).await;
+    until("only the new one is trusted", || proxy.shared.identity.bundle().unwrap().epoch == 4).await;
+    assert!(proxy.shared.identity.ready());
+    let keys = operator.state.keys.lock().clone();
+    assert!(keys.len() >= 2 && keys[0] != keys[1], "every certificate has a key of its own");
+}
+
+#[tokio::test]
+async fn certificates_are_renewed_at_half_of_their_life() {
+    let authority = Authority::new("one");
+    let operator = Operator::start(&authority).await;
+    *operator.state.ttl.lock() = Duration::from_secs(6);
+    let began = std::time::Instant::now();
+    let proxy = Proxy::start(&operator, &authority);
+    until("a second certificate", || operator.state.keys.lock().len() >= 2).await;
+    let took = began.elapsed();
+    assert!(took > Duration::from_secs(2) && took < Duration::from_secs(5), "{took:?}");
+    assert!(proxy.shared.identity.ready());
+}
+
+#[tokio::test]
+async fn a_refused_token_is_tried_again_when_the_kubelet_renews_it() {
+    let authority = Authority::new("one");
+    let operator = Operator::start(&authority).await;
+    let proxy = Proxy::with_token("of another pod", &operator, &authority);
+    until("it is refused", || *operator.state.refused.lock() >= 2).await;
+    assert!(proxy.shared.identity.leaf().is_none());
+    std::fs::write(proxy.files.path().join("token"), TOKEN).unwrap();
+    until("a certificate", || proxy.shared.identity.ready()).await;
+}
+
+#[tokio::test]
+async fn nobody_else_can_be_the_operator() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let impostor = Operator::start(&theirs).await;
+    let proxy = Proxy::start(&impostor, &ours);
+    sleep(Duration::from_secs(1)).await;
+    assert!(proxy.shared.identity.leaf().is_none());
+    assert_eq!(impostor.state.keys.lock().len(), 0, "not a byte of the token was sent");
+}

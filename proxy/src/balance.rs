@@ -3,7 +3,12 @@
 //! Owns what was learned about each endpoint, and keeps it when the set of endpoints changes. Knows nothing of
 //! requests; one per worker, so plain cells suffice.
 
-use std::{cell::Cell, cell::RefCell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    time::Duration,
+};
 
 use byrnie_model::Endpoint;
 use http::HeaderMap;
@@ -51,12 +56,10 @@ impl Balancer {
     /// Takes over a new set of endpoints; known ones keep their connections and what was learned about them.
     pub fn update(&self, endpoints: &[Endpoint], new: impl Fn(&Endpoint) -> Rc<Pool>) {
         let mut members = self.members.borrow_mut();
-        let known = |endpoint: &Endpoint| members.iter().find(|m| m.pool.endpoint() == endpoint).cloned();
-        let next = endpoints.iter().map(|endpoint| {
-            known(endpoint).unwrap_or_else(|| Rc::new(Member { pool: new(endpoint), load: Load::new(Instant::now()) }))
-        });
-        let next = next.collect();
-        *members = next;
+        let mut known: HashMap<Endpoint, Rc<Member>> =
+            members.drain(..).map(|member| (member.pool.endpoint().clone(), member)).collect();
+        let fresh = |endpoint| Rc::new(Member { pool: new(endpoint), load: Load::new(Instant::now()) });
+        members.extend(endpoints.iter().map(|e| known.remove(e).unwrap_or_else(|| fresh(e))));
     }
 
     /// Whether there is nobody to choose.

@@ -35,7 +35,7 @@ pub enum ProxyBody {
     /// A request's body, as it comes in.
     Upload(Reader),
     /// A response's body, as it comes in.
-    Download(Download),
+    Download(Box<Download>),
 }
 
 /// Why a body ends before its time.
@@ -192,9 +192,9 @@ impl Download {
         pending: Option<Pending>,
         exchange: Exchange,
         deadline: Option<Instant>,
-    ) -> Self {
+    ) -> Box<Self> {
         let deadline = deadline.map(|at| Box::pin(sleep_until(at)));
-        let mut this = Self { incoming, deadline, lease, pending, exchange };
+        let mut this = Box::new(Self { incoming, deadline, lease, pending, exchange });
         if this.incoming.is_end_stream() {
             this.ended();
         }

@@ -73,9 +73,9 @@ impl Destination {
         self.latest(worker)
     }
 
-    /// Ends idle connections; whether the destination was in use lately.
+    /// Ends connections that are idle or whose endpoint is gone; whether the destination was in use lately.
     pub fn sweep(&self, worker: &Worker, unused: Duration) -> bool {
-        if let Some(resolved) = self.resolved.borrow().as_ref() {
+        if let Some(resolved) = self.latest(worker) {
             for backend in &resolved.backends {
                 backend.balancer.sweep(worker);
             }

@@ -71,10 +71,8 @@ pub enum DialError {
 /// Opens a connection to an endpoint.
 pub async fn dial(shared: &Shared, endpoint: &Endpoint, alpn: Alpn) -> Result<Dialled, DialError> {
     let tcp = connect(shared, endpoint.address).await?;
-    // what leaves for the own pod is not redirected: its application is at the other end, not its proxy
-    let own_pod = shared.pod.ips.contains(&endpoint.address.ip());
     let (tcp, vigilance) = Prefixed::vigilant(tcp);
-    let Some(expected) = endpoint.identity.as_ref().filter(|_| !own_pod) else {
+    let Some(expected) = endpoint.identity.as_ref().filter(|expected| !is_own_pod(shared, endpoint, expected)) else {
         return Ok(Dialled { stream: Stream::Plain(tcp), expires: None, vigilance });
     };
     match shared.identity.connect(tcp, expected, alpn).await {
@@ -87,6 +85,14 @@ pub async fn dial(shared: &Shared, endpoint: &Endpoint, alpn: Alpn) -> Result<Di
             Err(DialError::Handshake { address: endpoint.address, expected: expected.clone(), source })
         }
     }
+}
+
+/// What leaves for the own pod is not redirected: its application is at the other end, not its proxy.
+fn is_own_pod(shared: &Shared, endpoint: &Endpoint, expected: &SpiffeId) -> bool {
+    let ip = endpoint.address.ip();
+    !ip.is_loopback()
+        && shared.pod.ips.contains(&ip)
+        && shared.identity.leaf().is_some_and(|own| own.id == *expected)
 }
 
 /// Opens a TCP connection that is not to this proxy itself.

@@ -86,8 +86,8 @@ pub async fn http1<H: Handler>(stream: Stream, handler: Rc<H>) {
     }
 }
 
-/// Serves HTTP/2 until either side ends it.
-pub async fn http2<H: Handler>(stream: Stream, handler: Rc<H>) {
+/// Serves HTTP/2 until either side ends it, with so many streams at a time.
+pub async fn http2<H: Handler>(stream: Stream, handler: Rc<H>, streams: u32) {
     let activity = handler.front().activity.clone();
     activity.can_go_away();
     let service = service_fn(move |request| answer(handler.clone(), request));
@@ -96,7 +96,7 @@ pub async fn http2<H: Handler>(stream: Stream, handler: Rc<H>) {
         .timer(TokioTimer::new())
         .initial_stream_window_size(128 * 1024)
         .initial_connection_window_size(1024 * 1024)
-        .max_concurrent_streams(100)
+        .max_concurrent_streams(streams)
         .max_header_list_size(16 * 1024)
         .keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(20));

@@ -47,6 +47,8 @@ use crate::{
 const POLICY_LIMIT: Duration = Duration::from_secs(10);
 /// Where only the mesh is let in, a caller that says nothing is not waited for longer.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
+/// Streams per HTTP/2 connection; proxies open another one when they need more.
+const MAX_STREAMS: u32 = 100;
 /// No connection carries requests for longer, minus up to a tenth.
 const MAX_AGE: Duration = Duration::from_hours(1);
 
@@ -156,7 +158,7 @@ impl Caller {
     async fn http2(self, kind: &'static str) {
         let _open = self.worker.shared.metrics.connection(Direction::Inbound, kind, self.peer.as_ref());
         let (stream, handler) = self.into_handler();
-        http_proxy::http2(stream, handler).await;
+        http_proxy::http2(stream, handler, MAX_STREAMS).await;
     }
 
     fn into_handler(self) -> (Stream, Rc<Inbound>) {

@@ -30,6 +30,8 @@ use crate::{
     worker::Worker,
 };
 
+/// Streams per HTTP/2 connection: an application may keep many open on one, and waits in vain where few are allowed.
+const MAX_STREAMS: u32 = 1000;
 /// Endpoints that one opaque connection tries.
 const MAX_TRIES: usize = 3;
 
@@ -78,7 +80,7 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, client: SocketAddr, sourc
     let front = Front::new(worker, client, address, activity);
     let handler = Rc::new(Outbound { front, destination, metrics });
     if http2 {
-        http_proxy::http2(stream, handler).await;
+        http_proxy::http2(stream, handler, MAX_STREAMS).await;
     } else {
         http_proxy::http1(stream, handler).await;
     }

@@ -39,11 +39,11 @@ use crate::{
 };
 
 /// Open HTTP/1 connections per endpoint and worker; requests beyond wait, up to [`QUEUE_LIMIT`].
-const MAX_HTTP1: usize = 512;
+const MAX_HTTP1: usize = 4096;
 /// Unused HTTP/1 connections kept per endpoint and worker.
 const MAX_IDLE: usize = 64;
 /// HTTP/2 connections per endpoint and worker.
-const MAX_HTTP2: usize = 8;
+const MAX_HTTP2: usize = 64;
 /// Streams per HTTP/2 connection, if the peer allows as many.
 const MAX_STREAMS: usize = 100;
 /// How long a request waits for a free connection.

@@ -33,7 +33,7 @@ use crate::{
     listener::Listener,
     metrics::{AuthorizationMetrics, Direction},
     outbound,
-    state::Shared,
+    state::{MAX_SLOTS, Shared},
 };
 
 /// How often limits, idle connections and changes of policy and identity are looked at.
@@ -197,8 +197,14 @@ impl Worker {
     /// What is known of an original destination; asks for it at first use.
     pub fn destination(&self, address: SocketAddr) -> Rc<Destination> {
         let mut all = self.destinations.borrow_mut();
-        let known = all.entry(address).or_insert_with(|| Rc::new(Destination::new(self.shared.destinations.slot(address))));
-        known.clone()
+        if let Some(known) = all.get(&address) {
+            return known.clone();
+        }
+        let new = Rc::new(Destination::new(self.shared.destinations.slot(address)));
+        if all.len() < MAX_SLOTS {
+            all.insert(address, new.clone());
+        }
+        new
     }
 
     /// The application on one of the pod's own ports.

@@ -16,6 +16,7 @@ import (
 	"byrnie.dev/apps/echo"
 	"byrnie.dev/apps/internal/exit"
 	"byrnie.dev/apps/loadcmd"
+	"byrnie.dev/apps/node"
 	"byrnie.dev/apps/process"
 	"byrnie.dev/apps/shop"
 )
@@ -29,6 +30,7 @@ var commands = []struct {
 	{"call", "make one HTTP request and print the answer", call.Main},
 	{"load", "make many requests and count what came back", loadcmd.Main},
 	{"attack", "send what no good client sends", attack.Main},
+	{"node", "look at a node's packets and memory, kill a container: for tests", node.Main},
 	{"timeline", "print the time of the start and wait", process.Timeline},
 	{"sleep", "wait", process.Sleep},
 	{"job", "make one call, run for a while, end with a code", process.Job},

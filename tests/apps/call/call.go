@@ -4,6 +4,7 @@ package call
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -23,6 +24,18 @@ type options struct {
 	headers                  []string
 	timeout                  time.Duration
 	h2c, bodyOnly, bodyStdin bool
+	json                     bool
+}
+
+// Answer is what `--json` prints, on one line.
+type Answer struct {
+	Error       string      `json:"error,omitempty"` // then there was no answer
+	Status      int         `json:"status,omitempty"`
+	Proto       string      `json:"proto,omitempty"`
+	Header      http.Header `json:"header,omitempty"`
+	Body        string      `json:"body,omitempty"`
+	Trailer     http.Header `json:"trailer,omitempty"`
+	Certificate string      `json:"certificate,omitempty"`
 }
 
 // Main is the command `call`. It ends with 0 on 2xx and 3xx, 22 on 4xx and 5xx, 7 when there was no
@@ -40,6 +53,7 @@ func Main(ctx context.Context, args []string) error {
 	flags.DurationVar(&want.timeout, "timeout", 10*time.Second, "of the whole call")
 	flags.BoolVar(&want.h2c, "h2c", false, "HTTP/2 without TLS, prior knowledge")
 	flags.BoolVar(&want.bodyOnly, "body-only", false, "print nothing but the body")
+	flags.BoolVar(&want.json, "json", false, "print the answer, or why there is none, as JSON")
 	if err := flags.Parse(args); err != nil {
 		return exit.With(exit.Usage, err)
 	}
@@ -58,48 +72,86 @@ func Do(ctx context.Context, want options, stdin io.Reader, out io.Writer) error
 	if err != nil {
 		return exit.With(exit.Usage, err)
 	}
+	trace := &connection{}
+	start := time.Now()
+	response, err := trace.transport(want.h2c).RoundTrip(request)
+	if err != nil {
+		return notReached(want, out, fmt.Errorf("%s %s: %w", request.Method, want.url, err))
+	}
+	defer response.Body.Close()
+	firstByte := time.Since(start)
+	switch {
+	case want.json:
+		err = printJSON(out, response)
+	case want.bodyOnly:
+		_, err = io.Copy(out, response.Body)
+	default:
+		err = printAll(out, response)
+	}
+	if err != nil {
+		return notReached(want, out, fmt.Errorf("%s %s: read the body: %w", request.Method, want.url, err))
+	}
+	if !want.json && !want.bodyOnly {
+		fmt.Fprintf(out, "# %s -> %s: headers after %.1f ms, all after %.1f ms\n",
+			trace.local, trace.remote, ms(firstByte), ms(time.Since(start)))
+	}
+	if response.StatusCode >= 400 {
+		return exit.With(exit.HTTPRefused, nil)
+	}
+	return nil
+}
+
+// connection remembers between whom it was.
+type connection struct{ local, remote string }
+
+func (c *connection) transport(h2c bool) *http.Transport {
 	protocols := new(http.Protocols)
-	protocols.SetHTTP1(!want.h2c)
-	protocols.SetUnencryptedHTTP2(want.h2c)
-	var local, remote string
-	transport := &http.Transport{
+	protocols.SetHTTP1(!h2c)
+	protocols.SetUnencryptedHTTP2(h2c)
+	return &http.Transport{
 		Protocols:       protocols,
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // the certificate is printed, not trusted
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := new(net.Dialer).DialContext(ctx, network, address)
 			if err == nil {
-				local, remote = conn.LocalAddr().String(), conn.RemoteAddr().String()
+				c.local, c.remote = conn.LocalAddr().String(), conn.RemoteAddr().String()
 			}
 			return conn, err
 		},
 	}
-	start := time.Now()
-	response, err := transport.RoundTrip(request)
+}
+
+func notReached(want options, out io.Writer, err error) error {
+	if want.json {
+		json.NewEncoder(out).Encode(Answer{Error: err.Error()})
+		return exit.With(exit.NotReached, nil)
+	}
+	return exit.With(exit.NotReached, err)
+}
+
+func printJSON(out io.Writer, response *http.Response) error {
+	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		return exit.With(exit.NotReached, fmt.Errorf("%s %s: %w", request.Method, want.url, err))
+		return err
 	}
-	defer response.Body.Close()
-	firstByte := time.Since(start)
-	if !want.bodyOnly {
-		fmt.Fprintf(out, "%s %s\n", response.Proto, response.Status)
-		printHeaders(out, "", response.Header)
-		if response.TLS != nil {
-			fmt.Fprintf(out, "# certificate: %s\n", response.TLS.PeerCertificates[0].Subject)
-		}
-		fmt.Fprintln(out)
+	answer := Answer{Status: response.StatusCode, Proto: response.Proto, Header: response.Header, Body: string(body), Trailer: response.Trailer}
+	if response.TLS != nil {
+		answer.Certificate = response.TLS.PeerCertificates[0].Subject.String()
 	}
-	size, err := io.Copy(out, response.Body)
-	if err != nil {
-		return exit.With(exit.NotReached, fmt.Errorf("%s %s: read the body: %w", request.Method, want.url, err))
+	return json.NewEncoder(out).Encode(answer)
+}
+
+func printAll(out io.Writer, response *http.Response) error {
+	fmt.Fprintf(out, "%s %s\n", response.Proto, response.Status)
+	printHeaders(out, "", response.Header)
+	if response.TLS != nil {
+		fmt.Fprintf(out, "# certificate: %s\n", response.TLS.PeerCertificates[0].Subject)
 	}
-	if !want.bodyOnly {
-		printHeaders(out, "trailer ", response.Trailer)
-		fmt.Fprintf(out, "# %s -> %s: headers after %.1f ms, %d bytes after %.1f ms\n",
-			local, remote, ms(firstByte), size, ms(time.Since(start)))
+	fmt.Fprintln(out)
+	if _, err := io.Copy(out, response.Body); err != nil {
+		return err
 	}
-	if response.StatusCode >= 400 {
-		return exit.With(exit.HTTPRefused, nil)
-	}
+	printHeaders(out, "trailer ", response.Trailer)
 	return nil
 }
 

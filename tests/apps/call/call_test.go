@@ -35,6 +35,9 @@ func TestExitCodesAndOutput(t *testing.T) {
 		{options{url: base, headers: []string{"Host=other"}, bodyOnly: true}, 0, `"host":"other"`},
 		{options{url: base + "/sink", body: "four", bodyOnly: true}, 0, "{\"bodyBytes\":4}\n"},
 		{options{url: base + "/sink", bodyStdin: true, bodyOnly: true}, 0, "{\"bodyBytes\":5}\n"},
+		{options{url: base + "/?status=403", json: true}, exit.HTTPRefused, `{"status":403,"proto":"HTTP/1.1"`},
+		{options{url: "http://" + closed, json: true}, exit.NotReached, `{"error":"GET http://`},
+		{options{url: "https://" + server.Addr("tls"), json: true}, 0, `"certificate":"CN=byrnie-echo"`},
 		{options{url: base + "/?trailers=1"}, 0, "trailer echo-trailer: after the body"},
 	} {
 		var out strings.Builder

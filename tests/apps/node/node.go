@@ -1,0 +1,25 @@
+// Package node is what a test must see and do on a node itself: packets on its bridge, a container's
+// memory, a container's sudden death. Its pod shares the node's network and processes.
+package node
+
+import (
+	"context"
+	"errors"
+
+	"byrnie.dev/apps/internal/exit"
+)
+
+// Main is the command `node`.
+func Main(ctx context.Context, args []string) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case "capture":
+			return captureMain(ctx, args[1:])
+		case "memory":
+			return memoryMain(args[1:])
+		case "kill":
+			return killMain(args[1:])
+		}
+	}
+	return exit.With(exit.Usage, errors.New("usage: node capture --find NAME=TEXT, node memory CONTAINER, node kill CONTAINER"))
+}

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    convert::Infallible,
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -21,7 +22,11 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
-    runtime::{WatchStreamExt, reflector, reflector::ObjectRef, watcher},
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, ObjectRef, Store},
+        watcher,
+    },
 };
 use tokio::{
     sync::watch,
@@ -87,7 +92,7 @@ impl BundleConfigMaps {
     }
 
     /// Works for as long as this replica leads.
-    pub async fn run(&self) {
+    pub async fn run(&self) -> Infallible {
         let (store, writer) = reflector::store::<ConfigMap>();
         // By name: so that the permission to watch can be limited to that name.
         let ours = watcher::Config::default()
@@ -104,12 +109,16 @@ impl BundleConfigMaps {
             seen.send_replace(());
             std::future::ready(())
         });
-        tokio::join!(watch, self.keep(&store, seen.subscribe()));
+        tokio::select! {
+            () = watch => std::future::pending().await,
+            never = self.keep(&store, seen.subscribe()) => never,
+        }
     }
 
-    async fn keep(&self, store: &reflector::Store<ConfigMap>, mut seen: watch::Receiver<()>) {
+    async fn keep(&self, store: &Store<ConfigMap>, mut seen: watch::Receiver<()>) -> Infallible {
+        self.stores.synced().await;
         if store.wait_until_ready().await.is_err() {
-            return;
+            return std::future::pending().await;
         }
         let mut changes = self.stores.changes();
         let mut trust = self.trust.clone();
@@ -132,7 +141,7 @@ impl BundleConfigMaps {
     /// Brings all namespaces in line; when to come again at the latest.
     async fn round(
         &self,
-        store: &reflector::Store<ConfigMap>,
+        store: &Store<ConfigMap>,
         failures: &mut HashMap<String, (Duration, Instant)>,
     ) -> Instant {
         let now = Instant::now();
@@ -155,7 +164,8 @@ impl BundleConfigMaps {
             .collect();
         for namespace in wanted {
             let reference = ObjectRef::new(names::TRUST_CONFIG_MAP).within(&namespace);
-            let in_line = |map: &ConfigMap| map.data.as_ref() == Some(&data) && map.owner_references() == owners;
+            let in_line =
+                |map: &ConfigMap| map.data.as_ref() == Some(&data) && map.owner_references() == owners;
             if !store.get(&reference).is_some_and(|map| in_line(&map)) {
                 work.push(Work::Write(namespace));
             }
@@ -164,7 +174,9 @@ impl BundleConfigMaps {
         work.retain(|work| failures.get(work.namespace()).is_none_or(|(_, at)| *at <= now));
         let (data, owners) = (&data, &owners);
         let results: Vec<(String, Result<(), ApiError>)> = futures::stream::iter(work)
-            .map(|work| async move { (work.namespace().to_owned(), self.carry_out(work, data, owners).await) })
+            .map(
+                |work| async move { (work.namespace().to_owned(), self.carry_out(work, data, owners).await) },
+            )
             .buffer_unordered(CONCURRENCY)
             .collect()
             .await;
@@ -221,7 +233,7 @@ impl BundleConfigMaps {
                 let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
                 match api_call::call(api.delete(names::TRUST_CONFIG_MAP, &params)).await {
                     Ok(_) | Err(ApiError::NotFound | ApiError::Conflict) => {
-                        info!(namespace, "trust bundle removed")
+                        info!(namespace, "trust bundle removed");
                     }
                     Err(e) => return Err(e),
                 }
@@ -254,14 +266,13 @@ impl BundleConfigMaps {
     /// From what is watched; asked for where that does not have it yet.
     async fn cluster_ip(&self) -> Result<IpAddr, ApiError> {
         let Address { service, namespace, .. } = &self.address;
-        let watched = self.stores.services.get(&ObjectRef::new(service).within(namespace));
-        let service = match watched {
-            Some(service) => service,
-            None => {
+        let service =
+            if let Some(service) = self.stores.services.get(&ObjectRef::new(service).within(namespace)) {
+                service
+            } else {
                 let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
                 Arc::new(api_call::call(api.get(service)).await?)
-            }
-        };
+            };
         let ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
         ip.and_then(|ip| ip.parse().ok()).ok_or(ApiError::NotFound)
     }
@@ -293,22 +304,70 @@ fn owners(trusted: &Trusted) -> Vec<OwnerReference> {
 
 /// Namespaces that are labelled, and those with a pod that opted in (or was injected before the label went).
 fn wanted(namespaces: &[Arc<Namespace>], pods: &[Arc<Pod>]) -> BTreeSet<String> {
-    let leaving: BTreeSet<String> = namespaces
+    let with_pods: BTreeSet<String> = pods
         .iter()
-        .filter(|namespace| namespace.metadata.deletion_timestamp.is_some())
-        .map(|namespace| namespace.name_any())
+        .filter(|pod| {
+            is(pod.labels(), names::INJECT_LABEL, names::INJECT_ENABLED)
+                || is(pod.labels(), names::INJECTED_LABEL, "true")
+        })
+        .filter_map(|pod| pod.namespace())
         .collect();
-    let labelled = namespaces.iter().filter(|namespace| {
-        let label = namespace.labels().get(names::INJECT_LABEL).map(String::as_str);
-        matches!(label, Some(names::INJECT_ENABLED | names::INJECT_ENFORCED))
+    let staying = namespaces.iter().filter(|namespace| namespace.metadata.deletion_timestamp.is_none());
+    let wanted = staying.filter(|namespace| {
+        with_pods.contains(&namespace.name_any())
+            || is(namespace.labels(), names::INJECT_LABEL, names::INJECT_ENABLED)
+            || is(namespace.labels(), names::INJECT_LABEL, names::INJECT_ENFORCED)
     });
-    let with_pods = pods.iter().filter(|pod| {
-        let label = |name| pod.labels().get(name).map(String::as_str);
-        label(names::INJECT_LABEL) == Some(names::INJECT_ENABLED)
-            || label(names::INJECTED_LABEL) == Some("true")
-    });
-    let mut wanted: BTreeSet<String> = labelled.map(|namespace| namespace.name_any()).collect();
-    wanted.extend(with_pods.filter_map(|pod| pod.namespace()));
-    wanted.retain(|namespace| !leaving.contains(namespace));
-    wanted
+    wanted.map(|namespace| namespace.name_any()).collect()
+}
+
+fn is(labels: &BTreeMap<String, String>, label: &str, value: &str) -> bool {
+    labels.get(label).is_some_and(|has| has == value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata(namespace: Option<&str>, name: &str, label: Option<(&str, &str)>) -> ObjectMeta {
+        ObjectMeta {
+            namespace: namespace.map(Into::into),
+            name: Some(name.into()),
+            labels: label.map(|(key, value)| BTreeMap::from([(key.into(), value.into())])),
+            ..ObjectMeta::default()
+        }
+    }
+
+    fn namespace(name: &str, label: Option<&str>) -> Arc<Namespace> {
+        let metadata = metadata(None, name, label.map(|value| (names::INJECT_LABEL, value)));
+        Arc::new(Namespace { metadata, ..Namespace::default() })
+    }
+
+    fn pod(namespace: &str, key: &str, value: &str) -> Arc<Pod> {
+        Arc::new(Pod { metadata: metadata(Some(namespace), "pod", Some((key, value))), ..Pod::default() })
+    }
+
+    #[test]
+    fn namespaces_that_may_get_meshed_pods() {
+        let mut leaving = (*namespace("leaving", Some("enabled"))).clone();
+        leaving.metadata.deletion_timestamp = Some(crate::trust::time(std::time::SystemTime::now()));
+        let namespaces = [
+            namespace("enabled", Some("enabled")),
+            namespace("enforced", Some("enforced")),
+            namespace("odd", Some("disabled")),
+            Arc::new(leaving),
+            namespace("plain", None),
+            namespace("opted-in", None),
+            namespace("label-removed", None),
+            namespace("opted-out", None),
+        ];
+        let pods = [
+            pod("opted-in", names::INJECT_LABEL, names::INJECT_ENABLED),
+            pod("label-removed", names::INJECTED_LABEL, "true"),
+            pod("opted-out", names::INJECT_LABEL, names::INJECT_DISABLED),
+            pod("gone", names::INJECTED_LABEL, "true"),
+        ];
+        let wanted: Vec<String> = wanted(&namespaces, &pods).into_iter().collect();
+        assert_eq!(wanted, ["enabled", "enforced", "label-removed", "opted-in"]);
+    }
 }

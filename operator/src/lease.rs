@@ -6,7 +6,7 @@
 //!
 //! RBAC: `coordination.k8s.io/leases` get, create, update in the operator's namespace.
 
-use std::{future::Future, time::Duration};
+use std::{convert::Infallible, future::Future, time::Duration};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -73,13 +73,21 @@ impl Leases for ApiLeases {
 pub struct Fence(watch::Receiver<Option<Instant>>);
 
 impl Fence {
+    /// One that nobody renews: for a single process without election, and for tests.
+    pub fn open_for(period: Duration) -> Self {
+        Self(watch::channel(Some(Instant::now() + period)).1)
+    }
+
     /// Whether a write may begin now.
     pub fn open(&self) -> bool {
         self.0.borrow().is_some_and(|until| Instant::now() < until)
     }
 
     /// Runs `work` anew in each term of this replica, and drops it when the term ends. Ends with `stopping`.
-    pub async fn lead<F: Future<Output = ()>>(mut self, stopping: CancellationToken, work: impl Fn() -> F) {
+    pub async fn lead<F>(mut self, stopping: CancellationToken, work: impl Fn() -> F)
+    where
+        F: Future<Output = Infallible>,
+    {
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
@@ -88,7 +96,7 @@ impl Fence {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = self.closed() => {}
-                () = work() => return,
+                never = work() => match never {},
             }
         }
     }
@@ -109,13 +117,6 @@ impl Fence {
                 changed = self.0.changed() => if changed.is_err() { return },
             }
         }
-    }
-
-    #[cfg(test)]
-    pub fn always_open() -> Self {
-        let (sender, receiver) = watch::channel(Some(Instant::now() + Duration::from_secs(3600)));
-        std::mem::forget(sender);
-        Self(receiver)
     }
 }
 
@@ -275,12 +276,12 @@ mod tests {
         fn spec(&self) -> LeaseSpec {
             self.0.lock().0.clone().unwrap().spec.unwrap()
         }
-        fn store(&self, mut lease: Lease, expected: Option<String>) -> Result<Lease, ApiError> {
+        fn store(&self, mut lease: Lease, expected: Option<&str>) -> Result<Lease, ApiError> {
             let mut state = self.0.lock();
             if state.2 {
                 return Err(ApiError::TimedOut);
             }
-            if state.0.as_ref().and_then(|l| l.metadata.resource_version.clone()) != expected {
+            if state.0.as_ref().and_then(|l| l.metadata.resource_version.as_deref()) != expected {
                 return Err(ApiError::Conflict);
             }
             state.1 += 1;
@@ -300,7 +301,7 @@ mod tests {
         }
         async fn replace(&self, lease: Lease) -> Result<Lease, ApiError> {
             let expected = lease.metadata.resource_version.clone();
-            self.store(lease, expected)
+            self.store(lease, expected.as_deref())
         }
     }
 
@@ -348,7 +349,7 @@ mod tests {
         fake.down(false);
         b.round().await;
         assert!(!fence_b.open(), "the duration is not over on b's own clock");
-        sleep(DURATION - FENCE).await;
+        sleep(DURATION.saturating_sub(FENCE)).await;
         b.round().await;
         assert!(fence_b.open());
         a.round().await;
@@ -359,7 +360,7 @@ mod tests {
     async fn a_process_that_was_stopped_wakes_up_fenced() {
         let (mut a, fence) = Candidate::new(Fake::default(), "a".into(), Gauge::default());
         a.round().await;
-        tokio::time::advance(Duration::from_secs(3600)).await;
+        tokio::time::advance(Duration::from_hours(1)).await;
         assert!(!fence.open());
     }
 
@@ -387,8 +388,9 @@ mod tests {
             async move {
                 seen.lock().0 += 1;
                 let guard = scopeguard(seen.clone());
-                std::future::pending::<()>().await;
+                let never = std::future::pending().await;
                 drop(guard);
+                never
             }
         };
         let leading = tokio::spawn(fence.lead(stopping.clone(), work));

@@ -156,7 +156,8 @@ async fn connection(shared: &Shared, stream: TcpStream, address: SocketAddr) {
             return;
         }
     };
-    let mut age = settings.max_age;
+    // Spread, so that connections that began together do not end together.
+    let mut age = settings.max_age.mul_f64(0.9 + 0.1 * fastrand::f64());
     let mut identity = None;
     if settings.mutual {
         let Some(peer) = byrnie_identity::peer_of(stream.get_ref().1) else {

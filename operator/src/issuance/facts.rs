@@ -4,16 +4,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::api::{
-    authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus},
-    core::v1::Pod,
-};
-use kube::{Api, Client, ResourceExt, api::PostParams, runtime::reflector::ObjectRef};
+use byrnie_model::TrustDomain;
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use kube::{Api, Client, api::PostParams, runtime::reflector::ObjectRef};
 use tokio::time::timeout;
 
-use super::{Facts, token};
+use super::Facts;
 use crate::{
     api_call::{self, ApiError},
+    index::facts::Pod,
     store::Stores,
     trust::current::{Current, Stale, Trusted},
 };
@@ -27,12 +26,13 @@ pub struct ClusterFacts {
     reviews: Api<TokenReview>,
     stores: Stores,
     current: Current,
+    domain: TrustDomain,
 }
 
 impl ClusterFacts {
     /// Asks this API server.
-    pub fn new(client: Client, stores: Stores, current: Current) -> Self {
-        Self { reviews: Api::all(client), stores, current }
+    pub fn new(client: Client, stores: Stores, current: Current, domain: TrustDomain) -> Self {
+        Self { reviews: Api::all(client), stores, current, domain }
     }
 }
 
@@ -44,17 +44,13 @@ impl Facts for ClusterFacts {
         Ok(answer.status.unwrap_or_default())
     }
 
-    async fn pod(&self, namespace: &str, name: &str, uid: &str) -> Option<Arc<Pod>> {
-        let reference = ObjectRef::new(name).within(namespace);
-        let find = || self.stores.pods.get(&reference).filter(|pod| pod.uid().as_deref() == Some(uid));
+    async fn pod(&self, namespace: &str, name: &str, uid: &str) -> Option<Pod> {
+        let name = ObjectRef::new(name).within(namespace);
+        let read = |pod: Arc<k8s_openapi::api::core::v1::Pod>| Pod::read(&pod, &self.domain);
+        let find = || self.stores.pods.get(&name).map(read).filter(|pod| pod.uid == uid);
         let mut changes = self.stores.changes();
         let with_address = async {
-            loop {
-                if let Some(pod) = find()
-                    && token::addresses(&pod).next().is_some()
-                {
-                    return;
-                }
+            while find().is_none_or(|pod| pod.addresses.is_empty()) {
                 if changes.changed().await.is_err() {
                     return;
                 }

@@ -9,10 +9,11 @@ pub mod token;
 
 use std::{future::Future, sync::Arc};
 
-use k8s_openapi::api::{authentication::v1::TokenReviewStatus, core::v1::Pod};
+use k8s_openapi::api::authentication::v1::TokenReviewStatus;
 
 use crate::{
     api_call::ApiError,
+    index::facts::Pod,
     trust::current::{Stale, Trusted},
 };
 
@@ -28,7 +29,7 @@ pub trait Facts: Send + Sync + 'static {
         audience: &str,
     ) -> impl Future<Output = Result<TokenReviewStatus, ApiError>> + Send;
     /// The pod of that UID once it has an address, or as it is after a moment.
-    fn pod(&self, namespace: &str, name: &str, uid: &str) -> impl Future<Output = Option<Arc<Pod>>> + Send;
+    fn pod(&self, namespace: &str, name: &str, uid: &str) -> impl Future<Output = Option<Pod>> + Send;
     /// Who signs now, read anew.
     fn trust(&self) -> impl Future<Output = Result<Arc<Trusted>, Stale>> + Send;
 }

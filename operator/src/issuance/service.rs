@@ -54,7 +54,7 @@ enum Refusal {
     Token(#[from] TokenError),
     #[error("there is no pod {namespace}/{name} with UID {uid} yet; try again")]
     NoPod { namespace: String, name: String, uid: String },
-    #[error("pod {0} has no address yet; try again")]
+    #[error("pod {0} has no address of its own yet (one in its node's network never has); try again")]
     NoAddress(String),
     #[error("pod {pod} gets no certificate: {problem}")]
     Pod { pod: String, problem: PodError },
@@ -102,8 +102,7 @@ impl<F: Facts> Issuance<F> {
                 uid: uid.clone(),
             });
         };
-        let host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
-        if !host_network && token::addresses(&pod).next().is_none() {
+        if pod.addresses.is_empty() {
             return Err(Refusal::NoAddress(format!("{namespace}/{name}")));
         }
         match token::check_pod(&pod, &claim, peer) {

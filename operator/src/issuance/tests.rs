@@ -9,13 +9,7 @@ use std::{
 
 use byrnie_api::v1::{IssueRequest, IssueResponse, identity_server::Identity};
 use byrnie_crds::meshtrust::{Phase, RootState};
-use k8s_openapi::{
-    api::{
-        authentication::v1::{TokenReviewStatus, UserInfo},
-        core::v1::{Container, Pod, PodIP, PodSpec, PodStatus},
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::api::authentication::v1::{TokenReviewStatus, UserInfo};
 use rcgen::{CertificateParams, KeyPair, SanType};
 use tonic::{Code, Request, Status};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -23,6 +17,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::{Facts, Issuance};
 use crate::{
     api_call::ApiError,
+    index::facts::Pod,
     metrics::Metrics,
     serve::PeerAddress,
     trust::{
@@ -52,12 +47,9 @@ impl Facts for Fake {
         let known = token == TOKEN && audience == "byrnie.dev/cluster.local";
         Ok(if known { self.review.clone() } else { refused("unknown token") })
     }
-    async fn pod(&self, namespace: &str, name: &str, uid: &str) -> Option<Arc<Pod>> {
-        let metadata = &self.pod.as_ref()?.metadata;
-        let same = metadata.namespace.as_deref() == Some(namespace)
-            && metadata.name.as_deref() == Some(name)
-            && metadata.uid.as_deref() == Some(uid);
-        same.then(|| Arc::new(self.pod.clone().unwrap()))
+    async fn pod(&self, namespace: &str, name: &str, uid: &str) -> Option<Pod> {
+        let same = namespace == "shop" && name == "web-1";
+        self.pod.clone().filter(|pod| same && pod.uid == uid)
     }
     async fn trust(&self) -> Result<Arc<Trusted>, Stale> {
         self.trusted.clone().ok_or(Stale::NotEstablished)
@@ -65,7 +57,11 @@ impl Facts for Fake {
 }
 
 fn refused(reason: &str) -> TokenReviewStatus {
-    TokenReviewStatus { authenticated: Some(false), error: Some(reason.into()), ..TokenReviewStatus::default() }
+    TokenReviewStatus {
+        authenticated: Some(false),
+        error: Some(reason.into()),
+        ..TokenReviewStatus::default()
+    }
 }
 
 fn fake() -> Fake {
@@ -81,33 +77,24 @@ fn fake() -> Fake {
         }),
         error: None,
     };
-    let container = |name: &str| Container { name: name.into(), ..Container::default() };
     let pod = Pod {
-        metadata: ObjectMeta {
-            namespace: Some("shop".into()),
-            name: Some("web-1".into()),
-            uid: Some("uid-1".into()),
-            ..ObjectMeta::default()
-        },
-        spec: Some(PodSpec {
-            service_account_name: Some("web".into()),
-            node_name: Some("node-1".into()),
-            init_containers: Some(vec![container("byrnie-init"), container("byrnie-proxy")]),
-            containers: vec![container("app")],
-            ..PodSpec::default()
-        }),
-        status: Some(PodStatus {
-            phase: Some("Pending".into()),
-            pod_ips: Some(vec![PodIP { ip: POD_IP.into() }, PodIP { ip: "fd00::3".into() }]),
-            ..PodStatus::default()
-        }),
+        uid: "uid-1".into(),
+        labels: BTreeMap::new(),
+        named_ports: Vec::new(),
+        addresses: vec![POD_IP.parse().unwrap(), "fd00::3".parse().unwrap()],
+        identity: Some("spiffe://cluster.local/ns/shop/sa/web".parse().unwrap()),
+        service_account: "web".into(),
+        created: k8s_openapi::jiff::Timestamp::MIN,
+        live: true,
+        node: "node-1".into(),
     };
     let domain = "cluster.local".parse().unwrap();
     let authority = Authority::generate(&domain, Duration::from_hours(720), SystemTime::now()).unwrap();
     let roots = vec![Root::of(&authority, RootState::Active)];
     let signer = authority.id();
     let state = TrustState { domain, epoch: EPOCH, phase: Phase::Stable, roots, signer };
-    let trusted = Trusted { state, authority, leaf_lifetime: Duration::from_hours(24), mesh_trust: String::new() };
+    let trusted =
+        Trusted { state, authority, leaf_lifetime: Duration::from_hours(24), mesh_trust: String::new() };
     Fake { review, pod: Some(pod), api_is_down: false, trusted: Some(Arc::new(trusted)) }
 }
 
@@ -138,12 +125,8 @@ async fn with(change: impl FnOnce(&mut Fake)) -> Result<IssueResponse, Status> {
     ask(&service(fake), POD_IP, request()).await
 }
 
-fn spec(fake: &mut Fake) -> &mut PodSpec {
-    fake.pod.as_mut().unwrap().spec.as_mut().unwrap()
-}
-
-fn status(fake: &mut Fake) -> &mut PodStatus {
-    fake.pod.as_mut().unwrap().status.as_mut().unwrap()
+fn pod(fake: &mut Fake) -> &mut Pod {
+    fake.pod.as_mut().unwrap()
 }
 
 fn user(fake: &mut Fake) -> &mut UserInfo {
@@ -163,7 +146,10 @@ async fn a_pod_gets_its_own_name() {
         let (_, issuer) = X509Certificate::from_der(&root).unwrap();
         leaf.verify_signature(Some(issuer.public_key())).unwrap();
         let trust = answer.trust.unwrap();
-        assert_eq!((trust.epoch, trust.roots[0].certificates.as_slice()), (EPOCH, [root.to_vec()].as_slice()));
+        assert_eq!(
+            (trust.epoch, trust.roots[0].certificates.as_slice()),
+            (EPOCH, [root.to_vec()].as_slice())
+        );
         assert_eq!(trust.signer.len(), 32);
     }
 }
@@ -175,7 +161,10 @@ async fn tokens_that_prove_nothing() {
         (|f| f.review = refused("[invalid bearer token, token has expired]"), "expired"),
         (|f| f.review = refused("token audiences [https://kubernetes.default.svc] is invalid"), "audiences"),
         (|f| f.review.audiences = None, "not reviewed for audience"),
-        (|f| f.review.audiences = Some(vec!["https://kubernetes.default.svc".into()]), "not reviewed for audience"),
+        (
+            |f| f.review.audiences = Some(vec!["https://kubernetes.default.svc".into()]),
+            "not reviewed for audience",
+        ),
         (|f| user(f).username = Some("system:node:node-1".into()), "no ServiceAccount"),
         (|f| user(f).username = Some("system:serviceaccount:shop:web:x".into()), "no ServiceAccount"),
         (|f| user(f).username = None, "no ServiceAccount"),
@@ -200,13 +189,15 @@ async fn tokens_that_prove_nothing() {
 #[tokio::test]
 async fn pods_that_get_none() {
     type Change = fn(&mut Fake);
-    let wrong: [(Change, &str); 6] = [
-        (|f| spec(f).service_account_name = Some("other".into()), "ServiceAccount other"),
-        (|f| spec(f).node_name = Some("node-2".into()), "node node-2"),
-        (|f| spec(f).host_network = Some(true), "node's network"),
-        (|f| spec(f).init_containers = None, "no container byrnie-proxy"),
-        (|f| status(f).phase = Some("Succeeded".into()), "has ended"),
-        (|f| status(f).pod_ips = Some(vec![PodIP { ip: "10.1.2.4".into() }]), "none of the pod's addresses"),
+    let wrong: [(Change, &str); 5] = [
+        (|f| pod(f).live = false, "has ended"),
+        (|f| pod(f).identity = None, "no container byrnie-proxy"),
+        (
+            |f| pod(f).identity = Some("spiffe://cluster.local/ns/shop/sa/other".parse().unwrap()),
+            "ServiceAccount other",
+        ),
+        (|f| pod(f).node = "node-2".into(), "node node-2"),
+        (|f| pod(f).addresses = vec!["10.1.2.4".parse().unwrap()], "none of the pod's addresses"),
     ];
     for (change, message) in wrong {
         let refusal = with(change).await.unwrap_err();
@@ -222,8 +213,8 @@ async fn what_may_be_well_in_a_moment_is_to_be_tried_again() {
     type Change = fn(&mut Fake);
     let unavailable: [(Change, &str); 6] = [
         (|f| f.pod = None, "no pod shop/web-1"),
-        (|f| f.pod.as_mut().unwrap().metadata.uid = Some("uid-2".into()), "no pod shop/web-1"),
-        (|f| status(f).pod_ips = None, "no address yet"),
+        (|f| pod(f).uid = "uid-2".into(), "no pod shop/web-1"),
+        (|f| pod(f).addresses.clear(), "no address of its own yet"),
         (|f| f.api_is_down = true, "cannot be reviewed now"),
         (|f| f.trusted = None, "no trust has been established"),
         (|f| f.trusted = Some(expiring()), "too soon to sign"),
@@ -276,7 +267,8 @@ async fn a_pod_that_asks_too_often_is_told_when_to_come_back() {
     }
     let refusal = ask(&service, POD_IP, request()).await.unwrap_err();
     assert_eq!(refusal.code(), Code::ResourceExhausted);
-    let millis: u64 = refusal.metadata().get("grpc-retry-pushback-ms").unwrap().to_str().unwrap().parse().unwrap();
+    let millis: u64 =
+        refusal.metadata().get("grpc-retry-pushback-ms").unwrap().to_str().unwrap().parse().unwrap();
     assert!((9_000..=10_000).contains(&millis), "{millis}");
 }
 

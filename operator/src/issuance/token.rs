@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 
 use byrnie_crds::names::PROXY_CONTAINER;
-use k8s_openapi::api::{authentication::v1::TokenReviewStatus, core::v1::Pod};
+use k8s_openapi::api::authentication::v1::TokenReviewStatus;
 use thiserror::Error;
+
+use crate::index::facts::Pod;
 
 /// The pod that a token was made for, as the API server vouches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,21 +48,18 @@ pub enum TokenError {
 /// Why a pod gets no certificate.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum PodError {
+    /// Ended.
+    #[error("pod has ended or is being deleted")]
+    Finished,
+    /// Not one of ours.
+    #[error("pod has no container {PROXY_CONTAINER}; is its namespace labelled, and was it restarted since?")]
+    NotInjected,
     /// Another ServiceAccount.
     #[error("pod runs as ServiceAccount {0}, not as the token's")]
     ServiceAccount(String),
     /// Another node.
     #[error("pod runs on node {0}, not on the token's")]
     Node(String),
-    /// Ended.
-    #[error("pod has ended ({0})")]
-    Finished(String),
-    /// Its address is the node's, which is nobody's own.
-    #[error("pod uses its node's network, where no address is its own")]
-    HostNetwork,
-    /// Not one of ours.
-    #[error("pod has no container {PROXY_CONTAINER}; is its namespace labelled, and was it restarted since?")]
-    NotInjected,
     /// The caller is not that pod.
     #[error(
         "request comes from {0}, which is none of the pod's addresses; is there a NAT between pods and operator?"
@@ -106,33 +105,18 @@ pub fn claim(status: &TokenReviewStatus, audience: &str) -> Result<Claim, TokenE
     })
 }
 
-/// The pod's addresses as far as they are known.
-pub fn addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> {
-    let addresses = pod.status.as_ref().and_then(|status| status.pod_ips.as_ref()).into_iter().flatten();
-    addresses.filter_map(|address| address.ip.parse().ok())
-}
-
-/// Whether the pod (already found by name and UID) may have a certificate, and is the one that asks.
+/// Whether the pod (already found by name and UID) may have a certificate, and is the one that asks. A pod in its
+/// node's network has no address of its own, so nobody can ask for it.
 pub fn check_pod(pod: &Pod, claim: &Claim, peer: IpAddr) -> Result<(), PodError> {
-    let spec = pod.spec.as_ref().ok_or(PodError::NotInjected)?;
-    let account = spec.service_account_name.as_deref().unwrap_or("default");
+    if !pod.live {
+        return Err(PodError::Finished);
+    }
+    let account = pod.identity.as_ref().ok_or(PodError::NotInjected)?.service_account();
     if account != claim.service_account {
         return Err(PodError::ServiceAccount(account.into()));
     }
-    let node = spec.node_name.as_deref().unwrap_or_default();
-    if claim.node.as_deref().is_some_and(|claimed| claimed != node) {
-        return Err(PodError::Node(node.into()));
+    if claim.node.as_ref().is_some_and(|node| *node != pod.node) {
+        return Err(PodError::Node(pod.node.clone()));
     }
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
-    if matches!(phase, "Succeeded" | "Failed") {
-        return Err(PodError::Finished(phase.into()));
-    }
-    if spec.host_network == Some(true) {
-        return Err(PodError::HostNetwork);
-    }
-    let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
-    if !containers.any(|container| container.name == PROXY_CONTAINER) {
-        return Err(PodError::NotInjected);
-    }
-    if addresses(pod).any(|address| address == peer) { Ok(()) } else { Err(PodError::Address(peer)) }
+    if pod.addresses.contains(&peer) { Ok(()) } else { Err(PodError::Address(peer)) }
 }

@@ -103,7 +103,7 @@ mod tests {
             with(&|p| p.key_usages = vec![KeyUsagePurpose::KeyCertSign]),
             with(&|p| {
                 p.extended_key_usages =
-                    vec![ExtendedKeyUsagePurpose::Any, ExtendedKeyUsagePurpose::CodeSigning]
+                    vec![ExtendedKeyUsagePurpose::Any, ExtendedKeyUsagePurpose::CodeSigning];
             }),
             with(&|p| p.distinguished_name.push(DnType::CommonName, "spiffe://cluster.local/ns/a/sa/b\0")),
             with(&|p| {

@@ -153,7 +153,10 @@ impl Current {
             if state.epoch < held.state.epoch {
                 return Err(Stale::Regression { stored: state.epoch, held: held.state.epoch });
             }
-            if held.state == state && held.leaf_lifetime == plan.leaf_lifetime && held.mesh_trust == mesh_trust {
+            if held.state == state
+                && held.leaf_lifetime == plan.leaf_lifetime
+                && held.mesh_trust == mesh_trust
+            {
                 return Ok(held.clone());
             }
         }

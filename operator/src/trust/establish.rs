@@ -3,7 +3,10 @@
 //!
 //! RBAC: `meshtrusts.byrnie.dev` get, create; `meshtrusts/status` update.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    convert::Infallible,
+    time::{Duration, SystemTime},
+};
 
 use byrnie_crds::{
     MeshTrust, MeshTrustSpec,
@@ -75,7 +78,7 @@ impl Establish {
     }
 
     /// Works for as long as this replica leads.
-    pub async fn run(&self) {
+    pub async fn run(&self) -> Infallible {
         loop {
             let pause = match self.once().await {
                 Ok(()) => INTERVAL,
@@ -89,7 +92,8 @@ impl Establish {
         }
     }
 
-    async fn once(&self) -> Result<(), EstablishError> {
+    /// Brings MeshTrust and its root in line, if anything is missing.
+    pub async fn once(&self) -> Result<(), EstablishError> {
         let object = match api_call::call(self.api.get(names::MESH_TRUST)).await {
             Err(ApiError::NotFound) => self.create().await?,
             object => object?,

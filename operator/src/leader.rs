@@ -1,0 +1,93 @@
+//! What only one replica does, each part in a task of its own, in every term of this replica: establish trust, keep
+//! the ConfigMaps, follow what the proxies of other replicas hold, write statuses.
+
+use std::{convert::Infallible, future::Future, sync::Arc};
+
+use byrnie_crds::names;
+use byrnie_model::TrustDomain;
+use kube::Client;
+use tokio::sync::watch;
+
+use crate::{
+    bundle_config_map::{Address, BundleConfigMaps},
+    discovery::{Discovery, replicas::Replicas},
+    lease::{ApiLeases, Candidate, Fence},
+    metrics::Metrics,
+    status::Statuses,
+    tasks::Tasks,
+    trust::{current::Trusted, establish::Establish, root_secret::RootSecrets},
+};
+
+/// What the parts need.
+pub struct Leader {
+    /// To the API server.
+    pub client: Client,
+    /// Where roots are kept.
+    pub secrets: RootSecrets,
+    /// For a MeshTrust that does not exist yet.
+    pub trust_domain: TrustDomain,
+    /// The trust in force.
+    pub trust: watch::Receiver<Option<Arc<Trusted>>>,
+    /// What proxies hold, and the world.
+    pub discovery: Discovery,
+    /// The other replicas, and the watched objects.
+    pub replicas: Replicas,
+    /// What proxies are told of the operator.
+    pub address: Address,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+impl Leader {
+    /// Takes part in the election, and does the work whenever this replica leads.
+    pub fn start(self, tasks: &Tasks) {
+        let Self { client, secrets, trust_domain, trust, discovery, replicas, address, metrics } = self;
+        let leases = ApiLeases::new(client.clone(), &replicas.namespace, names::OPERATOR);
+        // No two processes have the same name, also not two lives of one pod.
+        let name = format!("{}_{:08x}", replicas.replica, fastrand::u32(..));
+        let (candidate, fence) = Candidate::new(leases, name, metrics.leader.clone());
+        tasks.spawn("lease", candidate.run(tasks.stopping()));
+
+        let establish = Establish::new(client.clone(), secrets, trust_domain, fence.clone(), metrics.clone());
+        let establish = Arc::new(establish);
+        spawn(tasks, "establish", &fence, move || {
+            let establish = establish.clone();
+            async move { establish.run().await }
+        });
+
+        let stores = replicas.stores.clone();
+        let bundles = BundleConfigMaps::new(
+            client.clone(),
+            stores.clone(),
+            trust.clone(),
+            address,
+            fence.clone(),
+            metrics.clone(),
+        );
+        let bundles = Arc::new(bundles);
+        spawn(tasks, "bundle-config-maps", &fence, move || {
+            let bundles = bundles.clone();
+            async move { bundles.run().await }
+        });
+
+        let holdings = discovery.holdings();
+        spawn(tasks, "replicas", &fence, move || {
+            let (holdings, replicas) = (holdings.clone(), replicas.clone());
+            async move { holdings.follow(&replicas).await }
+        });
+
+        let statuses = Arc::new(Statuses::new(client, stores, discovery, trust, fence.clone(), metrics));
+        spawn(tasks, "statuses", &fence, move || {
+            let statuses = statuses.clone();
+            async move { statuses.run().await }
+        });
+    }
+}
+
+fn spawn<F>(tasks: &Tasks, name: &'static str, fence: &Fence, work: impl Fn() -> F + Send + 'static)
+where
+    F: Future<Output = Infallible> + Send + 'static,
+{
+    let (fence, stopping) = (fence.clone(), tasks.stopping());
+    tasks.spawn(name, async move { fence.lead(stopping, work).await });
+}

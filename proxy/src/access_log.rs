@@ -96,7 +96,7 @@ impl AccessLog {
             return Ok(Self { level, lines: None, dropped });
         }
         let (lines, waiting) = sync_channel(WAITING);
-        thread::Builder::new().name("access-log".into()).stack_size(64 * 1024).spawn(move || {
+        thread::Builder::new().name("access-log".into()).stack_size(256 * 1024).spawn(move || {
             // a reader that went away ends the log, not the proxy
             let _ = write(&waiting, &mut io::stdout().lock());
         })?;

@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     error::Error,
     future::Future,
+    io,
     pin::Pin,
     rc::Rc,
     task::Context,
@@ -23,6 +24,7 @@ use hyper::{
     rt::Executor,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::AlertDescription;
 use thiserror::Error;
 use tokio::{
     sync::Notify,
@@ -366,7 +368,7 @@ impl Pool {
         let handshake = builder.handshake(TokioIo::new(dialled.stream)).await;
         let (sender, connection) = handshake.map_err(|error| DialError::Connect {
             address: self.endpoint.address,
-            source: std::io::Error::other(error),
+            source: io::Error::other(error),
         })?;
         let limit = Rc::new(Cell::new(MAX_STREAMS));
         let mut connection = Box::pin(connection);
@@ -400,6 +402,7 @@ impl SendError {
         let cause = match unsent {
             Some(_) => Cause::Unsent(error),
             None if source::<BodyError>(&error).is_some() => Cause::Body(error),
+            None if was_refused(&error) => Cause::Setup(error),
             None if was_not_processed(&error) => Cause::Unprocessed(error),
             None if reused => Cause::Stale(error),
             None => Cause::Reset(error),
@@ -424,6 +427,12 @@ fn source<E: Error + 'static>(error: &hyper::Error) -> Option<&E> {
         next = error.source();
     }
     None
+}
+
+/// A TLS 1.3 client learns only at its first read that the server refused its certificate: the request was not read.
+fn was_refused(error: &hyper::Error) -> bool {
+    let io = source::<io::Error>(error).and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>());
+    matches!(io, Some(rustls::Error::AlertReceived(alert)) if *alert != AlertDescription::CloseNotify)
 }
 
 /// HTTP/2 only: the peer reset the stream as refused, or ended the connection before it took the stream.

@@ -4,6 +4,7 @@
 mod apps;
 mod http1;
 mod http2;
+mod limits;
 mod opaque;
 mod policy;
 mod rig;

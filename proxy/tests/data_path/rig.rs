@@ -33,7 +33,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// Signs everybody's certificates.
 pub(crate) struct Authority {
     issuer: Issuer<'static, rcgen::KeyPair>,
-    root: String,
+    pub(crate) root: String,
 }
 
 /// A proxy on threads of its own; it lives as long as the test binary.
@@ -64,6 +64,12 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), root }
     }
 
+    /// Trust in this authority alone.
+    pub(crate) fn bundle(&self, epoch: u64) -> TrustBundle {
+        let bundle = TrustBundle::from_pem(&"cluster.local".parse().unwrap(), self.root.as_bytes()).unwrap();
+        TrustBundle { epoch, ..bundle }
+    }
+
     pub(crate) fn identity(&self, account: &str) -> Identity {
         self.identity_for(account, Duration::from_hours(1))
     }
@@ -71,12 +77,22 @@ impl Authority {
     pub(crate) fn identity_for(&self, account: &str, lifetime: Duration) -> Identity {
         let trust_domain: TrustDomain = "cluster.local".parse().unwrap();
         let identity = Identity::new(trust_domain.clone());
-        identity.install_bundle(TrustBundle::from_pem(&trust_domain, self.root.as_bytes()).unwrap()).unwrap();
+        identity.install_bundle(self.bundle(0)).unwrap();
         identity.install_leaf(self.leaf(account, lifetime)).unwrap();
         identity
     }
 
     pub(crate) fn leaf(&self, account: &str, lifetime: Duration) -> Leaf {
+        let (chain, key) = self.certificate(account, lifetime);
+        Leaf::from_pem(chain.as_bytes(), KeyPair::from_pem(&key).unwrap()).unwrap()
+    }
+
+    /// Certificate and key in PEM.
+    pub(crate) fn pem(&self, account: &str) -> (String, String) {
+        self.certificate(account, Duration::from_hours(1))
+    }
+
+    fn certificate(&self, account: &str, lifetime: Duration) -> (String, String) {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -85,8 +101,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.not_before = time::OffsetDateTime::now_utc() - Duration::from_mins(1);
         params.not_after = time::OffsetDateTime::now_utc() + lifetime;
-        let leaf = params.signed_by(&key, &self.issuer).unwrap();
-        Leaf::new(vec![leaf.der().clone()], KeyPair::from_pem(&key.serialize_pem()).unwrap()).unwrap()
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 }
 

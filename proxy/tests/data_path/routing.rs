@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     apps::{echo, get, named, played, raw, read_all, read_until, within},
-    rig::{LIMIT, Mesh, Proxy, free_port, meshed, one_service, plain, service},
+    rig::{Authority, LIMIT, Mesh, Proxy, free_port, meshed, one_service, plain, service},
 };
 
 #[tokio::test]
@@ -201,6 +201,23 @@ async fn a_renewed_certificate_is_used_at_once_and_costs_no_request() {
         mesh.client.shared.identity.install_leaf(mesh.authority.leaf("web", Duration::from_hours(1))).unwrap();
         tokio::time::sleep(Duration::from_millis(600)).await;
     }
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_the_callers_certificate_has_not_seen_the_request() {
+    let mesh = Mesh::new(echo().await);
+    // this endpoint knows other roots; it has the right name all the same
+    let stranger = Authority::new();
+    let identity = mesh.authority.identity("api");
+    identity.install_bundle(stranger.bundle(7)).unwrap();
+    let suspicious = Proxy::start(identity, free_port(), mesh.service);
+    let endpoints = vec![meshed(mesh.server.inbound, "api"), meshed(suspicious.inbound, "api")];
+    mesh.route(one_service(Protocol::Detect, endpoints));
+    for _ in 0..30 {
+        let post = raw(mesh.client.outbound, "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc").await;
+        assert!(post.starts_with("HTTP/1.1 200 ") && post.contains("body 3\n"), "{post}");
+    }
+    assert!(suspicious.metrics().contains("byrnie_handshake_failures_total{direction=\"inbound\""));
 }
 
 #[tokio::test]

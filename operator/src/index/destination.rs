@@ -1,0 +1,242 @@
+//! The snapshot of one called address: a Service with its routes and endpoints, a pod, or nothing of ours.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use byrnie_api::v1::PolicyGeneration;
+use byrnie_crds::{
+    compile::{Target, Targets, Traffic},
+    govern::{ServicePort, TargetPort},
+    names,
+};
+use byrnie_model::{
+    Backend, Destination, Endpoint, ObjectName, Protocol, Route, Service as Called, ServicePort as PortName,
+    WeightedBackend,
+};
+
+use super::{
+    facts::{Pod, Service, SliceEndpoint},
+    split,
+    workload::{generation, split_generation},
+    world::{Dependency, Space, World},
+};
+
+/// What is at an address, and what went into it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// For the proxy.
+    pub destination: Destination,
+    /// The MeshPolicies with `traffic` and the TrafficSplit that made it.
+    pub generations: Vec<PolicyGeneration>,
+    /// What it was made from.
+    pub dependencies: Vec<Dependency>,
+}
+
+/// Nobody is called there by way of a proxy: they are the proxy's own.
+const OWN_PORTS: [u16; 3] = [names::OUTBOUND_PORT, names::INBOUND_PORT, names::PROXY_ADMIN_PORT];
+
+/// What is at an address.
+pub fn destination(world: &World, address: SocketAddr) -> Snapshot {
+    let ip = address.ip().to_canonical();
+    let mut making = Making { world, generations: Vec::new(), dependencies: vec![Dependency::Address(ip)] };
+    let found = making.service(ip, address.port()).or_else(|| making.pod(ip, address.port()));
+    Snapshot {
+        destination: found.unwrap_or(Destination::Passthrough),
+        generations: making.generations,
+        dependencies: making.dependencies,
+    }
+}
+
+/// A snapshot on its way.
+struct Making<'a> {
+    world: &'a World,
+    generations: Vec<PolicyGeneration>,
+    dependencies: Vec<Dependency>,
+}
+
+impl<'a> Making<'a> {
+    fn service(&mut self, ip: IpAddr, port: u16) -> Option<Destination> {
+        let (name, space, service) = self.world.service_at(ip, port)?;
+        let port = service.port(port)?;
+        self.dependencies.extend([Dependency::Routing(name.namespace.clone()), Dependency::Zones]);
+        let traffic = self.traffic(space, &service.selector, &[&name.name]).cloned().unwrap_or_default();
+        let shares = match split::in_charge(space, &name.name) {
+            Some((split_name, split)) => {
+                self.generations.push(split_generation(&name.namespace, split_name, split));
+                split.shares.as_ref().map(|shares| shares.backends.clone()).unwrap_or_default()
+            }
+            None => vec![(name.name.clone(), 1)],
+        };
+        let (mut backends, mut weighted) = (Vec::new(), Vec::new());
+        for (backend, weight) in shares {
+            // Without this port it takes no part; its share goes to the others.
+            let Some(service) = space.services.get(&backend).filter(|s| s.port(port.port).is_some()) else {
+                continue;
+            };
+            let of = ObjectName::new(&name.namespace, backend);
+            let endpoints = self.endpoints(space, &of, service, port.port, ip.is_ipv4());
+            weighted.push(WeightedBackend { backend: backends.len(), weight });
+            backends.push(Backend {
+                name: PortName { service: of, port: port.port },
+                endpoints: endpoints.into(),
+            });
+        }
+        Some(Destination::Service(Called {
+            name: PortName { service: name.clone(), port: port.port },
+            protocol: spoken(&traffic, space, &name.name, service, port),
+            routes: vec![Route { matches: Vec::new(), backends: weighted, timeouts: traffic.timeouts }],
+            backends,
+        }))
+    }
+
+    fn pod(&mut self, ip: IpAddr, port: u16) -> Option<Destination> {
+        let (name, pod) = self.world.pod_at(ip).filter(|_| !OWN_PORTS.contains(&port))?;
+        let space = self.world.space(&name.namespace)?;
+        self.dependencies.extend([Dependency::Routing(name.namespace.clone()), Dependency::Zones]);
+        let facts = pod.facts(&name.namespace);
+        let selecting = space.services.iter().filter(|(name, service)| service.facts(name).selects(&facts));
+        let here: Vec<(&str, &ServicePort)> = selecting
+            .flat_map(|(name, service)| service.ports.iter().map(|port| (name.as_str(), port)))
+            .filter(|(_, of_service)| facts.port(&of_service.target) == Some(port))
+            .collect();
+        let services: Vec<&str> = here.iter().map(|(name, _)| *name).collect();
+        let traffic = self.traffic(space, &pod.labels, &services).cloned().unwrap_or_default();
+        let declared = here.iter().map(|(_, port)| port.protocol).find(|spoken| *spoken != Protocol::Detect);
+        Some(Destination::Pod {
+            protocol: by_policy(&traffic, port).or(declared).unwrap_or_default(),
+            endpoint: Endpoint {
+                address: SocketAddr::new(ip, port),
+                identity: pod.identity.clone(),
+                pod_uid: pod.uid.clone(),
+                pod_name: name.name.clone(),
+                zone: self.world.zone(&pod.node).to_owned(),
+            },
+            timeouts: traffic.timeouts,
+        })
+    }
+
+    /// The `traffic` in charge of calls to these Services or to pods with these labels: a policy for just them before
+    /// one for the namespace, then the oldest, then the first by name. All of them are noted.
+    fn traffic(
+        &mut self,
+        space: &'a Space,
+        labels: &BTreeMap<String, String>,
+        services: &[&str],
+    ) -> Option<&'a Traffic> {
+        let about = |target: &Target| match target {
+            Target::Service(target) => services.contains(&target.as_str()),
+            Target::Pods(selector) => !labels.is_empty() && selector.selects(labels),
+        };
+        let mut found: Vec<_> = space
+            .policies
+            .values()
+            .filter_map(|policy| {
+                let compiled = &policy.candidate.compiled;
+                let specific = match &compiled.targets {
+                    Targets::Namespace => false,
+                    Targets::Only(targets) if targets.iter().any(about) => true,
+                    Targets::Only(_) => return None,
+                };
+                Some((
+                    !specific,
+                    policy.candidate.created,
+                    &compiled.name,
+                    policy,
+                    compiled.traffic.as_ref()?,
+                ))
+            })
+            .collect();
+        found.sort_by_key(|(general, created, name, ..)| (*general, *created, *name));
+        for (.., name, policy, _) in &found {
+            let generation = generation(name, policy);
+            if !self.generations.contains(&generation) {
+                self.generations.push(generation);
+            }
+        }
+        found.first().map(|(.., traffic)| *traffic)
+    }
+
+    /// Ready endpoints of a Service's port; where none is ready, those that still serve while they end.
+    fn endpoints(
+        &mut self,
+        space: &Space,
+        name: &ObjectName,
+        service: &Service,
+        port: u16,
+        ipv4: bool,
+    ) -> Vec<Endpoint> {
+        self.dependencies.push(Dependency::Endpoints(name.clone()));
+        let Some(port_name) = service.port_names.get(&port) else { return Vec::new() };
+        let mut pick = |usable: fn(&SliceEndpoint) -> bool| {
+            let mut found = Vec::new();
+            for slice in space.slices(&name.name) {
+                let Some(target) = slice.ports.get(port_name).filter(|port| !OWN_PORTS.contains(port)) else {
+                    continue;
+                };
+                for endpoint in slice.endpoints.iter().filter(|endpoint| usable(endpoint)) {
+                    let Some(ip) = endpoint.addresses.iter().find(|ip| ip.is_ipv4() == ipv4) else {
+                        continue;
+                    };
+                    found.extend(self.endpoint(&name.namespace, endpoint, SocketAddr::new(*ip, *target)));
+                }
+            }
+            // In an order of their own, so that the same endpoints are the same message.
+            found.sort_by_key(|endpoint: &Endpoint| endpoint.address);
+            found.dedup_by_key(|endpoint| endpoint.address);
+            found
+        };
+        let ready = pick(|endpoint| endpoint.ready);
+        if ready.is_empty() { pick(|endpoint| endpoint.serving) } else { ready }
+    }
+
+    /// `None`: the slice names a pod that is not known yet, or not any more. Who it is would be a guess, and it must
+    /// not be called in plaintext when it has a proxy.
+    fn endpoint(
+        &mut self,
+        namespace: &str,
+        endpoint: &SliceEndpoint,
+        address: SocketAddr,
+    ) -> Option<Endpoint> {
+        let pod = match &endpoint.pod {
+            Some(named) => {
+                let name = ObjectName::new(namespace, &named.name);
+                let pod = self.world.pod(&name)?;
+                (named.uid.is_empty() || named.uid == pod.uid).then_some(())?;
+                Some((named.name.as_str(), pod))
+            }
+            None => {
+                self.dependencies.push(Dependency::Address(address.ip()));
+                self.world.pod_at(address.ip()).map(|(name, pod)| (name.name.as_str(), pod))
+            }
+        };
+        let zone = match (&endpoint.zone, pod) {
+            (zone, Some((_, pod))) if zone.is_empty() => self.world.zone(&pod.node),
+            (zone, _) => zone,
+        };
+        Some(Endpoint {
+            address,
+            identity: pod.and_then(|(_, pod): (&str, &Pod)| pod.identity.clone()),
+            pod_uid: pod.map(|(_, pod)| pod.uid.clone()).unwrap_or_default(),
+            pod_name: pod.map(|(name, _)| name.to_owned()).unwrap_or_default(),
+            zone: zone.to_owned(),
+        })
+    }
+}
+
+fn by_policy(traffic: &Traffic, container_port: u16) -> Option<Protocol> {
+    traffic.protocols.iter().find(|(port, _)| *port == container_port).map(|(_, protocol)| *protocol)
+}
+
+/// What is spoken on a Service's port: as the policy says of the container ports behind it, or else as declared.
+fn spoken(traffic: &Traffic, space: &Space, name: &str, service: &Service, port: &ServicePort) -> Protocol {
+    let said = match &port.target {
+        TargetPort::Number(number) => by_policy(traffic, *number),
+        TargetPort::Name(_) => service.port_names.get(&port.port).and_then(|port_name| {
+            let numbers = space.slices(name).filter_map(|slice| slice.ports.get(port_name));
+            numbers.filter_map(|number| by_policy(traffic, *number)).next()
+        }),
+    };
+    said.unwrap_or(port.protocol)
+}

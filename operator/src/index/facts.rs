@@ -1,0 +1,278 @@
+//! Kubernetes objects cut down to what decisions need. Everything else is forgotten as soon as it was read.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use byrnie_crds::{
+    MeshPolicy, TrafficSplit,
+    compile::{self, Shares},
+    govern::{Candidate, PodFacts, ServiceFacts, ServicePort, TargetPort},
+    names,
+    problem::Problem,
+};
+use byrnie_model::{MtlsMode, SpiffeId, TrustDomain};
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Node, Pod as KubePod, Service as KubeService},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::util::intstr::IntOrString,
+    jiff::Timestamp,
+};
+use kube::{ResourceExt, core::PartialObjectMeta};
+
+use super::protocol;
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pod {
+    /// Its UID.
+    pub uid: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its containers' named ports.
+    pub named_ports: Vec<(String, u16)>,
+    /// Its own addresses; none where they are its node's, and none when it has ended: they may be another's already.
+    pub addresses: Vec<IpAddr>,
+    /// Its ServiceAccount.
+    pub service_account: String,
+    /// Who it is in the mesh; `None`: it has no proxy.
+    pub identity: Option<SpiffeId>,
+    /// Whether it is to stay: neither ended nor being deleted.
+    pub live: bool,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Its node.
+    pub node: String,
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// What it selects.
+    pub selector: BTreeMap<String, String>,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// Its cluster addresses, given by the API server to nobody else.
+    pub cluster_addresses: Vec<IpAddr>,
+    /// Addresses that a load balancer has for it. (Not its `externalIPs`: anybody may write anybody's address there.)
+    pub balancer_addresses: Vec<IpAddr>,
+    /// Names of its ports, as endpoint slices call them.
+    pub port_names: BTreeMap<u16, String>,
+}
+
+/// Part of a Service's endpoints.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slice {
+    /// The Service it belongs to.
+    pub service: String,
+    /// Container ports by the name of the Service's port.
+    pub ports: BTreeMap<String, u16>,
+    /// The endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SliceEndpoint {
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The pod behind it, as the slice says; `None`: it says nothing.
+    pub pod: Option<PodRef>,
+    /// Takes new requests.
+    pub ready: bool,
+    /// Ends soon, still serves.
+    pub serving: bool,
+    /// Where it is.
+    pub zone: String,
+}
+
+/// A pod in the slice's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodRef {
+    /// Its name.
+    pub name: String,
+    /// Tells it from earlier and later ones of that name; empty: not said.
+    pub uid: String,
+}
+
+/// A policy, compiled when it was seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// What it says and when it was made.
+    pub candidate: Candidate,
+    /// Its UID.
+    pub uid: String,
+    /// Its generation.
+    pub generation: i64,
+}
+
+/// A split, compiled when it was seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Split {
+    /// What it says, or what is wrong with it.
+    pub shares: Result<Shares, Vec<Problem>>,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Its UID.
+    pub uid: String,
+    /// Its generation.
+    pub generation: i64,
+}
+
+/// A namespace's own default for plaintext.
+pub fn namespace_mode(namespace: &Namespace) -> MtlsMode {
+    match namespace.annotations().get(names::MTLS_ANNOTATION).map(String::as_str) {
+        Some("Permissive") => MtlsMode::Permissive,
+        _ => MtlsMode::Strict,
+    }
+}
+
+/// A node's zone.
+pub fn zone(node: &PartialObjectMeta<Node>) -> String {
+    node.labels().get("topology.kubernetes.io/zone").cloned().unwrap_or_default()
+}
+
+impl Pod {
+    /// Reads one; its identity is of `trust_domain`.
+    pub fn read(pod: &KubePod, trust_domain: &TrustDomain) -> Self {
+        let spec = pod.spec.as_ref();
+        let inits = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
+        let containers = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
+        let account = spec.and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
+        let meshed = pod.labels().get(names::INJECTED_LABEL).is_some_and(|value| value == "true")
+            && inits.iter().any(|container| container.name == names::PROXY_CONTAINER);
+        let namespace = pod.namespace().unwrap_or_default();
+        let identity = if meshed { SpiffeId::new(trust_domain, &namespace, account).ok() } else { None };
+        let ports = containers.iter().chain(inits).flat_map(|container| container.ports.iter().flatten());
+        let named =
+            ports.filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)));
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let ended = matches!(phase, Some("Succeeded" | "Failed"));
+        let nobodys = ended || spec.is_some_and(|spec| spec.host_network == Some(true));
+        let addresses = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
+        Self {
+            uid: pod.uid().unwrap_or_default(),
+            labels: pod.labels().clone(),
+            named_ports: named.collect(),
+            addresses: addresses.filter(|_| !nobodys).filter_map(|ip| address(&ip.ip)).collect(),
+            service_account: account.to_owned(),
+            identity,
+            live: !ended && pod.metadata.deletion_timestamp.is_none(),
+            created: created(pod),
+            node: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// As policies look at it.
+    pub fn facts<'a>(&'a self, namespace: &'a str) -> PodFacts<'a> {
+        PodFacts { namespace, labels: &self.labels, named_ports: &self.named_ports }
+    }
+}
+
+impl Service {
+    /// Reads one.
+    pub fn read(service: &KubeService) -> Self {
+        let spec = service.spec.clone().unwrap_or_default();
+        let cluster_addresses = spec.cluster_ips.iter().flatten().filter_map(|ip| address(ip)).collect();
+        let balancer = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref());
+        let balancer_addresses =
+            balancer.into_iter().flatten().filter_map(|ingress| address(ingress.ip.as_ref()?)).collect();
+        let mut port_names = BTreeMap::new();
+        let ports = spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
+        let ports = ports.filter_map(|port| {
+            let number = u16::try_from(port.port).ok()?;
+            port_names.insert(number, port.name.clone().unwrap_or_default());
+            let target = match &port.target_port {
+                Some(IntOrString::String(name)) => TargetPort::Name(name.clone()),
+                Some(IntOrString::Int(target)) => TargetPort::Number(u16::try_from(*target).ok()?),
+                None => TargetPort::Number(number),
+            };
+            let protocol = protocol::declared(port.app_protocol.as_deref(), port.name.as_deref());
+            Some(ServicePort { port: number, target, protocol })
+        });
+        Self {
+            ports: ports.collect(),
+            selector: spec.selector.unwrap_or_default(),
+            cluster_addresses,
+            balancer_addresses,
+            port_names,
+        }
+    }
+
+    /// One of its ports.
+    pub fn port(&self, port: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|p| p.port == port)
+    }
+
+    /// As policies look at it.
+    pub fn facts<'a>(&'a self, name: &'a str) -> ServiceFacts<'a> {
+        ServiceFacts { name, selector: &self.selector, ports: &self.ports }
+    }
+}
+
+impl Slice {
+    /// Reads one; `None`: it belongs to no Service or is not of addresses.
+    pub fn read(slice: &EndpointSlice) -> Option<Self> {
+        let service = slice.labels().get("kubernetes.io/service-name")?.clone();
+        if slice.address_type == "FQDN" {
+            return None;
+        }
+        let ports = slice.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
+        let ports = ports.filter_map(|port| {
+            Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port?).ok()?))
+        });
+        let endpoints = slice.endpoints.iter().map(|endpoint| {
+            let said = endpoint.conditions.as_ref();
+            let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
+            SliceEndpoint {
+                addresses: endpoint.addresses.iter().filter_map(|ip| address(ip)).collect(),
+                pod: target.and_then(|target| {
+                    Some(PodRef { name: target.name.clone()?, uid: target.uid.clone().unwrap_or_default() })
+                }),
+                ready: said.and_then(|said| said.ready).unwrap_or(true),
+                serving: said.and_then(|said| said.serving).unwrap_or(false),
+                zone: endpoint.zone.clone().unwrap_or_default(),
+            }
+        });
+        Some(Self { service, ports: ports.collect(), endpoints: endpoints.collect() })
+    }
+}
+
+impl Policy {
+    /// Compiles one.
+    pub fn read(policy: &MeshPolicy, trust_domain: &TrustDomain) -> Arc<Self> {
+        Arc::new(Self {
+            candidate: Candidate {
+                compiled: compile::mesh_policy(policy, trust_domain),
+                created: created(policy),
+            },
+            uid: policy.uid().unwrap_or_default(),
+            generation: policy.metadata.generation.unwrap_or_default(),
+        })
+    }
+}
+
+impl Split {
+    /// Compiles one.
+    pub fn read(split: &TrafficSplit) -> Arc<Self> {
+        Arc::new(Self {
+            shares: compile::traffic_split(split),
+            created: created(split),
+            uid: split.uid().unwrap_or_default(),
+            generation: split.metadata.generation.unwrap_or_default(),
+        })
+    }
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
+}
+
+/// IPv4 in the clothes of IPv6 is IPv4.
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().map(|ip: IpAddr| ip.to_canonical())
+}
+
+fn created(object: &impl ResourceExt) -> Timestamp {
+    object.creation_timestamp().map_or(Timestamp::MAX, |time| time.0)
+}

@@ -66,7 +66,7 @@ manifest: cluster-binary ## Render the chart to .build/byrnie.yaml for kubectl u
 	$(STEP) "manifest" tests/tools/manifest
 
 .PHONY: crds
-crds: ## Generate deploy/chart/crds from the Rust types
+crds: ## Generate deploy/chart/kinds from the Rust types
 	cargo run -q -p byrnie-crds --bin crdgen
 
 ## ---- check

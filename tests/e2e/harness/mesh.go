@@ -1,0 +1,132 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Nodes are the names of the cluster's schedulable nodes.
+func (c *Cluster) Nodes(t *testing.T) []string {
+	t.Helper()
+	nodes, err := c.Kube.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, node := range nodes.Items {
+		if !node.Spec.Unschedulable {
+			names = append(names, node.Name)
+		}
+	}
+	return names
+}
+
+// Installed says what keeps the mesh from being there and ready; nil where it is.
+func (c *Cluster) Installed(ctx context.Context) error {
+	for _, name := range []string{"byrnie-operator", "byrnie-injector"} {
+		deployment, err := c.Kube.AppsV1().Deployments(SystemNamespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return fmt.Errorf("the mesh is not installed: %w", err)
+		}
+		if ready := deployment.Status.ReadyReplicas; ready < *deployment.Spec.Replicas || deployment.Status.ObservedGeneration != deployment.Generation ||
+			deployment.Status.UpdatedReplicas < *deployment.Spec.Replicas {
+			return fmt.Errorf("%s has %d ready pods of %d", name, ready, *deployment.Spec.Replicas)
+		}
+	}
+	return nil
+}
+
+// SystemPods are the live pods of one part of the control plane.
+func (c *Cluster) SystemPods(t *testing.T, name string) []corev1.Pod {
+	t.Helper()
+	pods, err := c.Kube.CoreV1().Pods(SystemNamespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(pods.Items, func(pod corev1.Pod) bool { return pod.DeletionTimestamp != nil || !IsReady(&pod) })
+}
+
+// Helm runs it against the cluster.
+func (c *Cluster) Helm(ctx context.Context, args ...string) error {
+	if c.Settings.ClusterBin == "" {
+		return fmt.Errorf("BYRNIE_CLUSTER_BIN is not set: it is helm, too")
+	}
+	command := exec.CommandContext(ctx, c.Settings.ClusterBin, append([]string{"helm"}, args...)...)
+	command.Env = append(os.Environ(), "KUBECONFIG="+c.Settings.Kubeconfig)
+	var output bytes.Buffer
+	command.Stdout, command.Stderr = &output, &output
+	if err := command.Run(); err != nil {
+		return fmt.Errorf("helm %s: %w\n%s", strings.Join(args, " "), err, output.String())
+	}
+	return nil
+}
+
+// Install installs or upgrades the mesh, with values such as "proxy.log=debug".
+func (c *Cluster) Install(ctx context.Context, values ...string) error {
+	args := []string{"upgrade", "--install", "byrnie", c.Settings.Chart, "-n", SystemNamespace, "--create-namespace", "--wait", "--timeout", "3m",
+		"--set", "image.registry=" + c.Settings.Registry}
+	for _, value := range values {
+		args = append(args, "--set", value)
+	}
+	return c.Helm(ctx, args...)
+}
+
+// Leftovers are the objects of the mesh that are in the cluster: everything labelled as part of it, the
+// kinds it brought, the ConfigMaps it wrote into meshed namespaces, and all that is in its own.
+func (c *Cluster) Leftovers(ctx context.Context) ([]string, error) {
+	_, resources, err := c.Kube.Discovery().ServerGroupsAndResources()
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, list := range resources {
+		version, err := schema.ParseGroupVersion(list.GroupVersion)
+		if err != nil {
+			return nil, err
+		}
+		if version.Group == MeshGroup || version.Group == SplitGroup {
+			found = append(found, "API group "+list.GroupVersion)
+		}
+		for _, resource := range list.APIResources {
+			if !slices.Contains(resource.Verbs, "list") || resource.Name == "events" || version.Group == "metrics.k8s.io" {
+				continue
+			}
+			objects, err := c.Dynamic.Resource(version.WithResource(resource.Name)).List(ctx, metav1.ListOptions{})
+			if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) || meta.IsNoMatchError(err) {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("list %s: %w", resource.Name, err)
+			}
+			for _, object := range objects.Items {
+				ours := object.GetLabels()[PartOfLabel] == "byrnie" || object.GetName() == TrustConfigMap ||
+					(object.GetNamespace() == SystemNamespace && object.GetName() != "default" && object.GetName() != "kube-root-ca.crt")
+				if ours && object.GetDeletionTimestamp() == nil {
+					found = append(found, fmt.Sprintf("%s %s/%s", object.GetKind(), object.GetNamespace(), object.GetName()))
+				}
+			}
+		}
+	}
+	return found, nil
+}
+
+// WithinMinutes is a context for long commands of a test.
+func WithinMinutes(t *testing.T, minutes int) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(minutes)*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}

@@ -1,0 +1,16 @@
+package e2e
+
+import "testing"
+
+// onTheWire asks the captures what crossed the nodes in clear while all tests before this ran.
+func (s *suite) onTheWire(t *testing.T) {
+	counts := s.watch.Counts()
+	t.Logf("capture on %s: %d packets, %d lost by the kernel; in clear: %d of what was sent in clear, %d of what was sent between meshed pods",
+		counts.Interface, counts.Packets, counts.Dropped, counts.Found["open"], counts.Found["secret"])
+	if counts.Found["open"] == 0 {
+		t.Error("what was sent in clear was not seen: the capture proves nothing")
+	}
+	if counts.Found["secret"] != 0 {
+		t.Errorf("plaintext between meshed pods: %v", counts.Examples["secret"])
+	}
+}

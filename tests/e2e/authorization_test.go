@@ -25,6 +25,7 @@ func (s *suite) authorization(t *testing.T) {
 	}
 	for _, c := range authorizationCases {
 		t.Run(c.name, func(t *testing.T) {
+			home := home.For(t)
 			home.Apply(policy(c.spec, home.Name, abroad.Name))
 			home.Programmed(harness.MeshPolicies, "tried")
 			for _, try := range c.tries {
@@ -46,8 +47,8 @@ func (s *suite) authorization(t *testing.T) {
 			home.Remove(harness.MeshPolicies, "tried")
 		})
 	}
-	t.Run("audit lets pass and records", func(t *testing.T) { audit(t, home, callers["bob"]) })
-	t.Run("not HTTP", func(t *testing.T) { opaque(t, home, callers) })
+	t.Run("audit lets pass and records", func(t *testing.T) { audit(t, home.For(t), callers["bob"]) })
+	t.Run("not HTTP", func(t *testing.T) { opaque(t, home.For(t), callers) })
 }
 
 // policy fills in the namespaces: HOME and ABROAD.
@@ -180,7 +181,7 @@ func audit(t *testing.T, space *harness.Space, bob harness.Place) {
 // opaque: a policy by ServiceAccount holds for bytes that are not HTTP; http rules refuse such bytes.
 func opaque(t *testing.T, space *harness.Space, callers map[string]harness.Place) {
 	tcp := func(caller string) load.Report {
-		return callers[caller].Load(load.Options{
+		return callers[caller].For(t).Load(load.Options{
 			Kind: load.TCP, Target: fmt.Sprintf("server.%s:7070", space.Name), Requests: 10, Send: canaries.Secret + `\n`,
 			Timeout: load.Duration(5 * time.Second),
 		})
@@ -197,7 +198,7 @@ func opaque(t *testing.T, space *harness.Space, callers map[string]harness.Place
 		t.Errorf("bob is not allowed, but %d of 10 were answered", report.OK)
 	}
 	for caller, status := range map[string]string{"ann": "OK", "bob": "PermissionDenied"} {
-		report := callers[caller].Load(load.Options{
+		report := callers[caller].For(t).Load(load.Options{
 			Kind: load.GRPC, Target: fmt.Sprintf("server.%s:9090", space.Name), Call: "bidi", Requests: 10, Headers: []string{secretHeader},
 		})
 		if report.Count(status) != 10 {

@@ -40,7 +40,7 @@ func (s *suite) badInput(t *testing.T) {
 		run := good.Start(load.Options{Kind: load.HTTP, Target: "http://" + address + "/", Connections: 4, Rate: 100,
 			Duration: load.Duration(5 * time.Minute), Headers: []string{secretHeader}})
 		time.Sleep(time.Second)
-		before := s.watch.Memory(side.attacked, harness.ProxyContainer)
+		before := s.watch.Memory(t, side.attacked, harness.ProxyContainer)
 		for _, args := range [][]string{
 			{"garbage", "--connections", "480", "--duration", "6s"},
 			{"big-headers", "--connections", "64", "--duration", "6s", "--kib", "4096"},
@@ -61,7 +61,7 @@ func (s *suite) badInput(t *testing.T) {
 						}
 						return
 					case <-time.After(time.Second):
-						if now := s.watch.Memory(side.attacked, harness.ProxyContainer); now.Resident > peak.Resident {
+						if now := s.watch.Memory(t, side.attacked, harness.ProxyContainer); now.Resident > peak.Resident {
 							peak = now
 						}
 					}
@@ -217,7 +217,7 @@ func (s *suite) killProxy(t *testing.T) {
 			Duration: load.Duration(2 * time.Minute), Headers: []string{secretHeader}, GroupBy: []string{"pod", "reason"}})
 		time.Sleep(time.Second)
 		victim := pods[0]
-		s.watch.Kill(victim, harness.ProxyContainer)
+		s.watch.Kill(t, victim, harness.ProxyContainer)
 		start := time.Now()
 		space.Eventually(time.Minute, "the proxy is back", func(ctx context.Context) error {
 			pod, err := s.Kube.CoreV1().Pods(space.Name).Get(ctx, victim.Name, metav1.GetOptions{})

@@ -190,7 +190,7 @@ func (s *suite) podAdmission(t *testing.T) {
 		{"skipped ports where allowed", lenient, annotated("byrnie.dev/skip-inbound-ports", "8080, 9090"), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			pod := c.space.Pod(harness.App{Name: "pod", Annotations: map[string]string{}})
+			pod := c.space.For(t).Pod(harness.App{Name: "pod", Annotations: map[string]string{}})
 			c.pod(pod)
 			_, err := s.Kube.CoreV1().Pods(c.space.Name).Create(t.Context(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 			refusedFor(t, err, c.says)

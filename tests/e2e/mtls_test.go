@@ -37,7 +37,7 @@ func (s *suite) mutualTLS(t *testing.T) {
 			{Kind: load.TLS, Target: "https://" + at(strict, "server", 8443) + "/"},
 		} {
 			options.Requests, options.Timeout = 5, load.Duration(5*time.Second)
-			if report := stranger.Load(options); report.OK != 0 || report.Count(load.ErrorStatus) != 5 {
+			if report := stranger.For(t).Load(options); report.OK != 0 || report.Count(load.ErrorStatus) != 5 {
 				t.Errorf("%s %s: %d of 5 were answered: %+v", options.Kind, options.Target, report.OK, report.Statuses)
 			}
 		}
@@ -55,7 +55,7 @@ func (s *suite) mutualTLS(t *testing.T) {
 			{Kind: load.TLS, Target: "https://" + at(permissive, "server", 8443) + "/"},
 		} {
 			options.Requests = 20
-			if report := stranger.Load(options); report.OK != 20 {
+			if report := stranger.For(t).Load(options); report.OK != 20 {
 				t.Errorf("%s %s: %d of 20 are ok: %v", options.Kind, options.Target, report.OK, report.Errors)
 			}
 		}
@@ -65,6 +65,7 @@ func (s *suite) mutualTLS(t *testing.T) {
 		}
 	})
 	t.Run("a policy opens one port, and closes it again", func(t *testing.T) {
+		strict := strict.For(t)
 		strict.Apply(`
 apiVersion: byrnie.dev/v1alpha1
 kind: MeshPolicy

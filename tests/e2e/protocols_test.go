@@ -38,7 +38,7 @@ func tryProtocols(t *testing.T, from harness.Place, server, canary, caller strin
 	for name, options := range protocolLoads(server, canary) {
 		t.Run(name, func(t *testing.T) {
 			options.Connections, options.Requests = 4, 200
-			report := from.Load(options)
+			report := from.For(t).Load(options)
 			if report.OK != 200 || report.Failed() != 0 {
 				t.Fatalf("%d of 200 are ok: %+v %v", report.OK, report.Statuses, report.Errors)
 			}
@@ -62,7 +62,7 @@ func (s *suite) protocolsInClear(t *testing.T) {
 	space.Deploy(server, client)
 	space.Ready(server)
 	tryProtocols(t, space.In(space.Ready(client)[0]), "server", canaries.Open, "")
-	if counts := s.watch.Counts(); counts.Found["open"] == 0 {
+	if counts := s.watch.Counts(t); counts.Found["open"] == 0 {
 		t.Errorf("the capture on %s does not see what passes in clear, so it proves nothing: %+v", counts.Interface, counts)
 	}
 }

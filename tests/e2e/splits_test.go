@@ -47,7 +47,7 @@ func split(name, service string, backends ...any) string {
 // shares are the versions' parts, in percent, of a load on the website.
 func shares(t *testing.T, from harness.Place, requests int64) map[string]float64 {
 	t.Helper()
-	report := from.Load(load.Options{
+	report := from.For(t).Load(load.Options{
 		Kind: load.HTTP, Target: "http://website:8080/?bytes=64", Connections: 8, Requests: requests, GroupBy: []string{"version"}, Headers: []string{secretHeader},
 	})
 	if report.Failed() != 0 {
@@ -89,7 +89,7 @@ func (s *suite) smiExamples(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			name := objects[0].GetName()
+			name, space := objects[0].GetName(), space.For(t)
 			space.Apply(string(text))
 			// It reads back in its own version as it was written.
 			resource := schema.GroupVersionResource{Group: harness.SplitGroup, Version: version, Resource: "trafficsplits"}
@@ -164,22 +164,24 @@ func (s *suite) splitEdges(t *testing.T) {
 	space.Service("website-elsewhere", map[string]string{"app": "website-v2"}, corev1.ServicePort{Name: "http", Port: 9999, TargetPort: harness.Port(8080)})
 	apply := func(t *testing.T, backends ...any) {
 		t.Helper()
-		space.Apply(split("edge", "website", backends...))
-		t.Cleanup(func() { space.Remove(harness.TrafficSplits, "edge") })
+		space.For(t).Apply(split("edge", "website", backends...))
+		t.Cleanup(func() { remove(t, space, "edge") })
 	}
 	says := func(t *testing.T, name, condition, status, reason, text string) {
 		t.Helper()
-		if seen := space.WaitFor(harness.TrafficSplits, name, condition, status, reason); !strings.Contains(seen.Message, text) {
+		if seen := space.For(t).WaitFor(harness.TrafficSplits, name, condition, status, reason); !strings.Contains(seen.Message, text) {
 			t.Errorf("%s does not name %q: %s", condition, text, seen)
 		}
 	}
 	t.Run("a backend without endpoints", func(t *testing.T) {
+		space := space.For(t)
 		apply(t, "website-v1", 50, "website-empty", 50)
 		says(t, "edge", "ResolvedRefs", "True", "NoEndpoints", "website-empty")
 		space.Programmed(harness.TrafficSplits, "edge")
 		within(t, shares(t, from, 400), "v1", 100, 0)
 	})
 	t.Run("a backend that does not exist yet", func(t *testing.T) {
+		space := space.For(t)
 		apply(t, "website-v1", 50, "website-later", 50)
 		says(t, "edge", "ResolvedRefs", "False", "BackendNotFound", "website-later")
 		within(t, shares(t, from, 400), "v1", 100, 0)
@@ -201,19 +203,22 @@ func (s *suite) splitEdges(t *testing.T) {
 		}
 	})
 	t.Run("its own Service as backend", func(t *testing.T) {
+		space := space.For(t)
 		apply(t, "website", 80, "website-v2", 20)
 		space.WaitFor(harness.TrafficSplits, "edge", "Accepted", "True", "")
 		space.Programmed(harness.TrafficSplits, "edge")
 		within(t, shares(t, from, 4000), "v2", 20, 4)
 	})
 	t.Run("a backend with a split of its own", func(t *testing.T) {
+		space := space.For(t)
 		space.Apply(split("inner", "website-v2", "website-v1", 100))
-		t.Cleanup(func() { space.Remove(harness.TrafficSplits, "inner") })
+		t.Cleanup(func() { remove(t, space, "inner") })
 		apply(t, "website-v2", 100)
 		space.Programmed(harness.TrafficSplits, "edge")
 		within(t, shares(t, from, 400), "v2", 100, 0)
 	})
 	t.Run("two splits on one Service", func(t *testing.T) {
+		space := space.For(t)
 		apply(t, "website-v2", 100)
 		space.WaitFor(harness.TrafficSplits, "edge", "Accepted", "True", "")
 		time.Sleep(1100 * time.Millisecond) // ages are told in seconds
@@ -223,7 +228,15 @@ func (s *suite) splitEdges(t *testing.T) {
 		space.Remove(harness.TrafficSplits, "younger")
 	})
 	t.Run("another namespace's Service", func(t *testing.T) {
+		space := space.For(t)
 		err := space.TryApply(t.Context(), split("edge", "website.default.svc.cluster.local", "website-v1", 1))
 		refusedFor(t, err, []string{"spec.service", "default"})
 	})
+}
+
+// remove deletes a split at the end of a subtest, whose context has ended.
+func remove(t *testing.T, space *harness.Space, name string) {
+	if err := space.Dynamic.Resource(harness.TrafficSplits).Namespace(space.Name).Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+		t.Error(err)
+	}
 }

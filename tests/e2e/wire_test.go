@@ -4,7 +4,7 @@ import "testing"
 
 // onTheWire asks the captures what crossed the nodes in clear while all tests before this ran.
 func (s *suite) onTheWire(t *testing.T) {
-	counts := s.watch.Counts()
+	counts := s.watch.Counts(t)
 	t.Logf("capture on %s: %d packets, %d lost by the kernel; in clear: %d of what was sent in clear, %d of what was sent between meshed pods",
 		counts.Interface, counts.Packets, counts.Dropped, counts.Found["open"], counts.Found["secret"])
 	if counts.Found["open"] == 0 {

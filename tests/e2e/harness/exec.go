@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"testing"
 	"time"
 
 	"byrnie.dev/apps/call"
@@ -30,6 +31,12 @@ type Place struct {
 
 // In is the app container of one of the space's pods.
 func (s *Space) In(pod corev1.Pod) Place { return Place{Space: s, Pod: pod.Name, Container: "app"} }
+
+// For is the same place for a subtest.
+func (p Place) For(t *testing.T) Place {
+	p.Space = p.Space.For(t)
+	return p
+}
 
 // Exec runs a command of the test apps and answers what it printed and its exit code. The error is for
 // what kept the command from running.

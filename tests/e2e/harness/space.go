@@ -37,6 +37,13 @@ type Space struct {
 	Name string
 }
 
+// For is the same namespace for a subtest: what fails in it fails the subtest.
+func (s *Space) For(t *testing.T) *Space {
+	other := *s
+	other.T = t
+	return &other
+}
+
 // SpaceOption changes a namespace before it is made.
 type SpaceOption func(*corev1.Namespace)
 

@@ -1,7 +1,6 @@
 package harness
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -43,12 +42,12 @@ func (c *Cluster) Watch(t *testing.T, canaries Canaries) *Watchtower {
 }
 
 // Counts adds up what the captures on all nodes have seen.
-func (w *Watchtower) Counts() node.Counts {
-	w.space.T.Helper()
+func (w *Watchtower) Counts(t *testing.T) node.Counts {
+	t.Helper()
 	total := node.Counts{Found: map[string]int64{}, Examples: map[string][]string{}}
 	for name, pod := range w.pods {
 		var counts node.Counts
-		w.run(pod, &counts, "call", "--body-only", "http://127.0.0.1:17998/")
+		w.run(t, pod, &counts, "call", "--body-only", "http://127.0.0.1:17998/")
 		total.Interface = counts.Interface
 		total.Packets += counts.Packets
 		total.Dropped += counts.Dropped
@@ -65,21 +64,21 @@ func (w *Watchtower) Counts() node.Counts {
 }
 
 // Memory is what a container's processes hold.
-func (w *Watchtower) Memory(pod corev1.Pod, container string) node.Memory {
-	w.space.T.Helper()
+func (w *Watchtower) Memory(t *testing.T, pod corev1.Pod, container string) node.Memory {
+	t.Helper()
 	var memory node.Memory
-	w.run(w.pods[pod.Spec.NodeName], &memory, "node", "memory", w.containerID(pod, container))
+	w.run(t, w.pods[pod.Spec.NodeName], &memory, "node", "memory", containerID(t, pod, container))
 	return memory
 }
 
 // Kill ends a container's processes without warning.
-func (w *Watchtower) Kill(pod corev1.Pod, container string) {
-	w.space.T.Helper()
-	w.run(w.pods[pod.Spec.NodeName], nil, "node", "kill", w.containerID(pod, container))
+func (w *Watchtower) Kill(t *testing.T, pod corev1.Pod, container string) {
+	t.Helper()
+	w.run(t, w.pods[pod.Spec.NodeName], nil, "node", "kill", containerID(t, pod, container))
 }
 
-func (w *Watchtower) containerID(pod corev1.Pod, container string) string {
-	w.space.T.Helper()
+func containerID(t *testing.T, pod corev1.Pod, container string) string {
+	t.Helper()
 	for _, status := range append(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses...) {
 		if status.Name == container {
 			if _, id, ok := strings.Cut(status.ContainerID, "://"); ok {
@@ -87,14 +86,13 @@ func (w *Watchtower) containerID(pod corev1.Pod, container string) string {
 			}
 		}
 	}
-	w.space.T.Fatalf("pod %s/%s has no running container %s", pod.Namespace, pod.Name, container)
+	t.Fatalf("pod %s/%s has no running container %s", pod.Namespace, pod.Name, container)
 	return ""
 }
 
-func (w *Watchtower) run(pod corev1.Pod, into any, args ...string) {
-	t := w.space.T
+func (w *Watchtower) run(t *testing.T, pod corev1.Pod, into any, args ...string) {
 	t.Helper()
-	stdout, stderr, code, err := w.space.In(pod).Exec(context.Background(), nil, args...)
+	stdout, stderr, code, err := w.space.In(pod).Exec(t.Context(), nil, args...)
 	if err == nil && code != 0 {
 		err = fmt.Errorf("exit code %d: %s", code, stderr)
 	}

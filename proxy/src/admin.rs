@@ -17,7 +17,7 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
 
-use crate::{probe::Probe, state::Shared};
+use crate::{certificate::News, probe::Probe, state::Shared};
 
 /// Connections at a time; the kubelet, a scraper and a person need a handful.
 const CONNECTIONS: usize = 64;
@@ -28,6 +28,8 @@ const HEAD: Duration = Duration::from_secs(10);
 pub struct Admin {
     /// Everything.
     pub shared: Arc<Shared>,
+    /// What goes wrong on the way to being ready.
+    pub news: News,
     /// Probe N is `/probe/N`.
     pub probes: Vec<Probe>,
 }
@@ -83,7 +85,12 @@ impl Admin {
         if missing.is_empty() {
             return text(StatusCode::OK, "");
         }
-        text(StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n")
+        let mut body = missing.join("\n") + "\n";
+        for problem in self.news.problems() {
+            body.push_str(&problem);
+            body.push('\n');
+        }
+        text(StatusCode::SERVICE_UNAVAILABLE, body)
     }
 
     async fn probe(&self, number: usize) -> Answer {

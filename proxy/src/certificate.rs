@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwapOption;
 use byrnie_api::{DecodeError, decode, v1};
 use byrnie_identity::{BundleError, Identity, KeyError, KeyPair, Leaf, LeafError, TrustBundle};
 use rustls_pki_types::CertificateDer;
@@ -31,7 +32,8 @@ const LOOK: Duration = Duration::from_secs(30);
 /// A change of the authority makes everybody renew: within this time, not at once.
 const SPREAD: Duration = Duration::from_secs(2);
 
-/// Tells the certificate's task and the control stream about each other's news.
+/// Tells the certificate's task and the control stream about each other's news, and everybody who asks about their
+/// problems.
 #[derive(Clone, Debug, Default)]
 pub struct News(Arc<Notices>);
 
@@ -39,6 +41,8 @@ pub struct News(Arc<Notices>);
 struct Notices {
     trust: Notify,
     leaf: Notify,
+    certificate: ArcSwapOption<String>,
+    stream: ArcSwapOption<String>,
 }
 
 /// Why there is no new certificate.
@@ -88,18 +92,32 @@ impl News {
     pub async fn leaf_changed(&self) {
         self.0.leaf.notified().await;
     }
+
+    /// What keeps the proxy from a certificate or from the operator just now.
+    pub fn problems(&self) -> Vec<Arc<String>> {
+        [&self.0.certificate, &self.0.stream].into_iter().filter_map(ArcSwapOption::load_full).collect()
+    }
+
+    /// The control stream's problem, or `None` when it is up. Says whether this is another one than before.
+    pub(crate) fn stream_problem(&self, problem: Option<String>) -> bool {
+        said(&self.0.stream, problem)
+    }
+}
+
+fn said(slot: &ArcSwapOption<String>, problem: Option<String>) -> bool {
+    let problem = problem.map(Arc::new);
+    slot.swap(problem.clone()) != problem
 }
 
 /// Keeps the identity's certificate valid; does not return.
 pub async fn keep(identity: Identity, directory: PathBuf, news: News) {
     let mut backoff = Backoff::default();
-    let mut said = String::new();
     loop {
         match renew(&identity, &directory).await {
             Ok(()) => {
                 let expires = identity.leaf().map_or(Duration::ZERO, |leaf| left(leaf.not_after));
                 tracing::info!(valid_for_seconds = expires.as_secs(), "certificate installed");
-                said.clear();
+                said(&news.0.certificate, None);
                 news.0.leaf.notify_one();
                 if signed_by_another(&identity) {
                     // issuers change one after the other: one that lags is asked again, more and more patiently
@@ -111,9 +129,8 @@ pub async fn keep(identity: Identity, directory: PathBuf, news: News) {
             }
             Err(error) => {
                 let problem = error.to_string();
-                if problem != said {
-                    tracing::warn!(%problem, "no certificate yet; trying again");
-                    said = problem;
+                if said(&news.0.certificate, Some(problem.clone())) {
+                    tracing::warn!(%problem, "no new certificate; trying again");
                 }
                 sleep(backoff.next()).await;
             }

@@ -35,6 +35,8 @@ const SWEEP: Duration = Duration::from_mins(1);
 const GOOD: Duration = Duration::from_secs(10);
 /// After a renewal the stream is opened anew with the new certificate, within this time.
 const SPREAD: Duration = Duration::from_secs(10);
+/// After an operator went away, its proxies come back within this time, not all at once.
+const HERD: Duration = Duration::from_secs(2);
 const OPEN: Duration = Duration::from_secs(10);
 /// Messages that may wait to be sent.
 const WAITING: usize = 256;
@@ -67,39 +69,30 @@ pub enum StreamError {
 /// Keeps a stream open; does not return.
 pub async fn keep(shared: Arc<Shared>, directory: PathBuf, news: News) {
     let mut backoff = Backoff::default();
-    let mut said = String::new();
     while !shared.identity.ready() {
         news.leaf_changed().await;
     }
     loop {
         let began = Instant::now();
-        let ended = stream(&shared, &directory, &news, &mut said).await;
+        let ended = stream(&shared, &directory, &news).await;
         shared.metrics.control_connected.set(0);
-        if Instant::now().saturating_duration_since(began) > GOOD {
-            backoff.reset();
+        // our own wish: open the next one at once
+        let Err(error) = ended else { continue };
+        let problem = error.to_string();
+        if news.stream_problem(Some(problem.clone())) {
+            tracing::warn!(%problem, "no control stream; the last good state stays in force");
         }
-        match ended {
-            // our own wish: open the next one at once
-            Ok(()) => continue,
-            Err(error) => {
-                let problem = error.to_string();
-                if problem != said {
-                    tracing::warn!(%problem, "no control stream; the last good state stays in force");
-                    said = problem;
-                }
-            }
+        if Instant::now().saturating_duration_since(began) > GOOD {
+            // everybody's stream ended just now
+            backoff.reset();
+            sleep(HERD.mul_f64(fastrand::f64())).await;
         }
         sleep(backoff.next()).await;
     }
 }
 
 /// One stream, from Hello to its end. `Ok` when it shall be opened anew.
-async fn stream(
-    shared: &Shared,
-    directory: &Path,
-    news: &News,
-    said: &mut String,
-) -> Result<(), StreamError> {
+async fn stream(shared: &Shared, directory: &Path, news: &News) -> Result<(), StreamError> {
     let plane = ControlPlane::read(directory)?;
     let leaf = shared.identity.leaf();
     let config = shared.identity.client_config(&plane.operator, control_channel::ALPN)?;
@@ -116,7 +109,7 @@ async fn stream(
     };
     let incoming = timeout(OPEN, opening).await.map_err(|_| StreamError::Timeout)??.into_inner();
     tracing::info!(address = %plane.discovery, "control stream open");
-    said.clear();
+    news.stream_problem(None);
     shared.metrics.control_connected.set(1);
     Conversation { shared, news, leaf, sender, subscribed: HashSet::new() }.run(incoming).await
 }
@@ -212,6 +205,8 @@ enum Refusal {
     NotUnderstood(&'static str, decode::DecodeError),
     #[error("trust: {0}")]
     Trust(#[from] BundleError),
+    #[error("trust: epoch {sent} is older than epoch {held}, which is in force")]
+    OldTrust { sent: u64, held: u64 },
     #[error("a kind of resource that this proxy does not know; upgrade it")]
     Unknown,
 }
@@ -232,7 +227,11 @@ fn apply(shared: &Shared, news: &News, resource: Option<Resource>) -> Result<(),
         }
         Resource::Trust(message) => {
             let trust = decode::trust(message).map_err(|e| Refusal::NotUnderstood("trust", e))?;
-            shared.identity.install_bundle(certificate::bundle(trust))?;
+            let sent = trust.epoch;
+            if !shared.identity.install_bundle(certificate::bundle(trust))? {
+                let held = shared.identity.bundle().map_or(0, |bundle| bundle.epoch);
+                return Err(Refusal::OldTrust { sent, held });
+            }
             news.trust_changed();
         }
     }

@@ -70,10 +70,10 @@ pub fn beside_pod(bootstrap: Bootstrap) -> Result<(), RunError> {
     on_this_thread(async {
         let news = News::default();
         tokio::spawn(certificate::keep(shared.identity.clone(), bootstrap.directory.clone(), news.clone()));
-        tokio::spawn(control::keep(shared.clone(), bootstrap.directory.clone(), news));
+        tokio::spawn(control::keep(shared.clone(), bootstrap.directory.clone(), news.clone()));
         let listeners = bootstrap.listeners();
         worker::start(&shared, &listeners, bootstrap.workers)?;
-        let admin = Arc::new(Admin { shared: shared.clone(), probes: bootstrap.probes });
+        let admin = Arc::new(Admin { shared: shared.clone(), news, probes: bootstrap.probes });
         for address in bootstrap::every_address(bootstrap.ports.admin_port) {
             serve_admin(address, &admin)?;
         }

@@ -27,6 +27,7 @@ use crate::{
     access_log::{AccessLog, Level},
     admin::Admin,
     bootstrap,
+    certificate::News,
     metrics::Metrics,
     run::{self, RunError},
     state::{PodInfo, Shared},
@@ -126,7 +127,10 @@ pub fn run(path: &Path) -> Result<(), RunError> {
         tokio::spawn(watch(path.to_owned(), bytes, shared.clone(), destinations));
         worker::start(&shared, &listeners, workers)?;
         if let Some(address) = admin {
-            run::serve_admin(address, &Arc::new(Admin { shared: shared.clone(), probes: Vec::new() }))?;
+            run::serve_admin(
+                address,
+                &Arc::new(Admin { shared: shared.clone(), news: News::default(), probes: Vec::new() }),
+            )?;
         }
         tracing::info!(version = env!("CARGO_PKG_VERSION"), file = %path.display(), workers, "proxy started");
         run::until_told(&shared.drain, grace).await

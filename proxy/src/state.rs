@@ -83,8 +83,10 @@ impl Shared {
     /// What is still missing before traffic can flow; empty: ready.
     pub fn missing(&self) -> Vec<&'static str> {
         let mut missing = Vec::new();
-        if self.identity.leaf().is_none() {
-            missing.push("certificate: none has been issued yet");
+        match self.identity.leaf() {
+            Some(_) if self.identity.ready() => {}
+            Some(_) => missing.push("certificate: it has expired and no new one was issued"),
+            None => missing.push("certificate: none has been issued yet"),
         }
         if self.workload.load().is_none() {
             missing.push("policy: the operator has not sent this pod's policy yet");

@@ -6,7 +6,8 @@ use std::{convert::Infallible, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use byrnie_identity::{Identity, provider};
 use byrnie_proxy::{
-    access_log::AccessLog, admin::Admin, metrics::Metrics, probe::Probe, run, state::PodInfo,
+    access_log::AccessLog, admin::Admin, certificate::News, metrics::Metrics, probe::Probe, run,
+    state::PodInfo,
 };
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -26,7 +27,7 @@ async fn probe(json: &str) -> (StatusCode, String) {
     let pod = PodInfo { ips: vec![Ipv4Addr::LOCALHOST.into()], ..PodInfo::default() };
     let identity = Identity::new("cluster.local".parse().unwrap());
     let shared = run::shared(identity, pod, Metrics::default(), AccessLog::off());
-    let admin = Admin { shared, probes: Probe::list(&format!("[{json}]")).unwrap() };
+    let admin = Admin { shared, news: News::default(), probes: Probe::list(&format!("[{json}]")).unwrap() };
     let answer = admin.answer(&Request::get("/probe/0").body(()).unwrap()).await;
     let (head, body) = answer.into_parts();
     (head.status, String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())

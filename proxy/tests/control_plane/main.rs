@@ -29,6 +29,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// A proxy without its data path.
 struct Proxy {
     shared: Arc<Shared>,
+    news: News,
     files: TempDir,
 }
 
@@ -51,8 +52,8 @@ impl Proxy {
         let news = News::default();
         let directory = files.path().to_owned();
         tokio::spawn(certificate::keep(shared.identity.clone(), directory.clone(), news.clone()));
-        tokio::spawn(control::keep(shared.clone(), directory, news));
-        Self { shared, files }
+        tokio::spawn(control::keep(shared.clone(), directory, news.clone()));
+        Self { shared, news, files }
     }
 
     /// Waits for the proxy's first stream.
@@ -79,7 +80,7 @@ async fn a_proxy_becomes_ready() {
     let authority = Authority::new("one");
     let operator = Operator::start(&authority).await;
     let proxy = Proxy::start(&operator, &authority);
-    let admin = Admin { shared: proxy.shared.clone(), probes: Vec::new() };
+    let admin = Admin { shared: proxy.shared.clone(), news: proxy.news.clone(), probes: Vec::new() };
     let ready = Request::get("/ready?verbose").body(()).unwrap();
     assert_eq!(admin.answer(&ready).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     proxy.connected(&operator).await;
@@ -171,6 +172,13 @@ async fn a_new_authority_is_followed_at_once() {
     operator.state.say(Resource::Trust(operator.state.trust_message())).await;
     until("only the new one is trusted", || proxy.shared.identity.bundle().unwrap().epoch == 4).await;
     assert!(proxy.shared.identity.ready());
+    // an operator that was set back
+    let old = v1::Trust { epoch: 3, ..operator.state.trust_message() };
+    let version = operator.state.say(Resource::Trust(old)).await;
+    until("older trust is refused", || {
+        operator.state.heard.lock().iter().any(|m| matches!(m, Message::Nack(n) if n.version == version))
+    })
+    .await;
     let keys = operator.state.keys.lock().clone();
     assert!(keys.len() >= 2 && keys[0] != keys[1], "every certificate has a key of its own");
 }
@@ -195,6 +203,11 @@ async fn a_refused_token_is_tried_again_when_the_kubelet_renews_it() {
     let proxy = Proxy::with_token("of another pod", &operator, &authority);
     until("it is refused", || *operator.state.refused.lock() >= 2).await;
     assert!(proxy.shared.identity.leaf().is_none());
+    let problems = proxy.news.problems();
+    assert!(
+        problems[0].contains("refuses to issue a certificate: the token is not this pod's"),
+        "{problems:?}"
+    );
     std::fs::write(proxy.files.path().join("token"), TOKEN).unwrap();
     until("a certificate", || proxy.shared.identity.ready()).await;
 }

@@ -1,5 +1,7 @@
 //! The TLS listeners over real sockets: who gets in, who is told apart, and who cannot hinder whom.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail the test")]
+
 use std::{
     net::SocketAddr,
     sync::Arc,

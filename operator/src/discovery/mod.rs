@@ -74,6 +74,12 @@ impl Discovery {
         self.core.metrics.register(registry);
     }
 
+    /// Waits until the world is complete for the first time.
+    pub async fn ready(&self) {
+        // The sender lives as long as the feed; without it the process is about to end.
+        let _ = self.core.ready.clone().wait_for(|ready| *ready).await;
+    }
+
     /// Looks at the facts that snapshots are made from, in one consistent moment. Nothing goes on meanwhile: be quick.
     pub fn world<R>(&self, look: impl FnOnce(&World) -> R) -> R {
         self.core.board.world(look)

@@ -86,7 +86,7 @@ impl Held {
             progress.count.total += 1;
             match holder {
                 Some(Holder { in_force: Some(has), .. }) if *has == generation => {
-                    progress.count.programmed += 1
+                    progress.count.programmed += 1;
                 }
                 Some(Holder { refused: Some((refused, why)), .. }) if *refused == generation => {
                     progress.refused.push((name.to_owned(), why.clone()));

@@ -16,7 +16,7 @@ use super::{
     digest::Digest,
     held::{Held, Progress, listed},
 };
-use crate::index::{Overridden, world::Space};
+use crate::index::{Overridden, facts::Service, world::Space};
 
 /// Whether another policy takes the place of some of it; absent where none does.
 const OVERRIDDEN: &str = "Overridden";
@@ -74,11 +74,12 @@ fn resolved(compiled: &Compiled, space: &Space) -> Observed<'static> {
         })
     };
     let missing: Vec<String> =
-        services().filter(|(_, s)| s.is_none()).map(|(name, _)| name.clone()).collect();
-    let without_selector =
-        |s: &Option<&crate::index::facts::Service>| s.is_some_and(|s| s.selector.is_empty());
-    let unselective: Vec<String> =
-        services().filter(|(_, s)| without_selector(s)).map(|(name, _)| name.clone()).collect();
+        services().filter(|(_, service)| service.is_none()).map(|(name, _)| name.clone()).collect();
+    let selects_nothing = |service: &Service| service.selector.is_empty();
+    let unselective: Vec<String> = services()
+        .filter(|(_, service)| service.is_some_and(selects_nothing))
+        .map(|(name, _)| name.clone())
+        .collect();
     let (status, reason, message) = if !missing.is_empty() {
         (false, "TargetNotFound", format!("there is no Service {} in this namespace", listed(&missing)))
     } else if !unselective.is_empty() {
@@ -113,13 +114,12 @@ pub(super) fn programmed(progress: &Progress) -> Observed<'static> {
         )
     } else if !waiting.is_empty() {
         let (programmed, total) = (count.programmed, count.total);
-        let message =
-            format!("{programmed} of {total} proxies have it in force; not yet {}", listed(waiting));
+        let message = format!("in force at {programmed} of {total} proxies; not yet at {}", listed(waiting));
         (false, "Pending", message)
     } else if count.total == 0 {
         (true, "NoProxies", "no live proxy is concerned".into())
     } else {
-        (true, "Programmed", format!("all {} proxies have it in force", count.total))
+        (true, "Programmed", format!("in force at {0} of {0} proxies", count.total))
     };
     Observed { type_: PROGRAMMED, status: Some(status), reason, message }
 }

@@ -13,7 +13,7 @@ mod write;
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
-use byrnie_crds::{MeshTrust, names};
+use byrnie_crds::{MeshTrust, meshpolicy::ProxyCount, names};
 use futures::StreamExt;
 use kube::{
     Api, Client, ResourceExt,
@@ -40,6 +40,9 @@ use crate::{discovery::Discovery, lease::Fence, metrics::Metrics, store::Stores,
 const COALESCE: Duration = Duration::from_millis(100);
 /// A round is followed by a pause of so many times its own length: statuses take a tenth of a core at most.
 const SHARE: u32 = 9;
+/// A new leader knows only the proxies that have come back to it or that other replicas have told of: for so long a
+/// number does not go down.
+const SETTLE: Duration = Duration::from_secs(15);
 /// Even when nothing happens, everything is compared this often: certificates come nearer to their end.
 const RESYNC: Duration = Duration::from_mins(5);
 
@@ -86,16 +89,20 @@ impl Statuses {
     }
 
     async fn keep(&self, trusts: &Store<MeshTrust>, mut seen: watch::Receiver<()>) -> Infallible {
-        self.stores.synced().await;
+        self.discovery.ready().await;
         if trusts.wait_until_ready().await.is_err() {
             return std::future::pending().await;
         }
         let mut writer = Writer::new(self.client.clone(), self.fence.clone(), self.metrics.clone());
+        let settled = Instant::now() + SETTLE;
         let (mut changes, mut held, mut trust) =
             (self.stores.changes(), self.discovery.holdings().changes(), self.trust.clone());
         loop {
             let begun = Instant::now();
-            let next = self.round(trusts, &mut writer).await;
+            let mut next = self.round(trusts, &mut writer, settled).await;
+            if begun < settled {
+                next = Some(next.map_or(settled, |next| next.min(settled)));
+            }
             let pause = COALESCE.max(Instant::now().saturating_duration_since(begun) * SHARE);
             tokio::select! {
                 _ = changes.changed() => {}
@@ -113,13 +120,18 @@ impl Statuses {
     }
 
     /// Compares every object with what its status should be; when to come again for what failed.
-    async fn round(&self, trusts: &Store<MeshTrust>, writer: &mut Writer) -> Option<Instant> {
+    async fn round(
+        &self,
+        trusts: &Store<MeshTrust>,
+        writer: &mut Writer,
+        settled: Instant,
+    ) -> Option<Instant> {
         let trusted = self.trust.borrow().clone()?;
-        self.plan(&trusted, &trusts.state(), writer);
+        self.plan(&trusted, &trusts.state(), writer, Instant::now() < settled);
         writer.carry_out().await
     }
 
-    fn plan(&self, trusted: &Trusted, trusts: &[Arc<MeshTrust>], writer: &mut Writer) {
+    fn plan(&self, trusted: &Trusted, trusts: &[Arc<MeshTrust>], writer: &mut Writer, settling: bool) {
         let held = Held::new(&self.discovery.holdings().all());
         let now = crate::trust::time(std::time::SystemTime::now());
         let policies = by_namespace(self.stores.policies.state());
@@ -138,10 +150,16 @@ impl Statuses {
                 for policy in policies.get(&namespace).into_iter().flatten() {
                     let status =
                         meshpolicy::status(policy, &trusted.state.domain, space, &digest, &held, &now);
+                    if settling && fewer(policy.status.as_ref().and_then(|s| s.proxies), status.proxies) {
+                        continue;
+                    }
                     writer.plan("MeshPolicy", policy.as_ref(), &json!(policy.status), json!(status));
                 }
                 for split in splits.get(&namespace).into_iter().flatten() {
                     let status = trafficsplit::status(split, space, &held, &now);
+                    if settling && fewer(split.status.as_ref().and_then(|s| s.proxies), status.proxies) {
+                        continue;
+                    }
                     writer.plan("TrafficSplit", split.as_ref(), &json!(split.status), json!(status));
                 }
                 Some(digest.live)
@@ -152,9 +170,18 @@ impl Statuses {
         for object in trusts.iter().filter(|object| object.name_any() == names::MESH_TRUST) {
             let status = meshtrust::status(object, trusted, &bundle, &now);
             let current = object.status.as_ref().map(meshtrust::owned);
+            let before = object.status.as_ref().and_then(|status| status.proxies);
+            if settling && before.is_some_and(|before| before.current > bundle.count.programmed) {
+                continue;
+            }
             writer.plan("MeshTrust", object.as_ref(), &json!(current), meshtrust::owned(&status));
         }
     }
+}
+
+/// Whether fewer proxies have it in force than the status says.
+fn fewer(before: Option<ProxyCount>, now: Option<ProxyCount>) -> bool {
+    before.map_or(0, |count| count.programmed) > now.map_or(0, |count| count.programmed)
 }
 
 fn by_namespace<K: ResourceExt>(objects: Vec<Arc<K>>) -> HashMap<String, Vec<Arc<K>>> {

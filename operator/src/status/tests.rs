@@ -58,7 +58,7 @@ fn service(world: &mut World, name: &str, port: u16, ready: bool) {
         zone: String::new(),
     };
     let slice = Slice { service: name.into(), ports: BTreeMap::new(), endpoints: vec![endpoint] };
-    world.apply(Change::Slice(ObjectName::new("shop", &format!("{name}-x")), Some(slice)));
+    world.apply(Change::Slice(ObjectName::new("shop", format!("{name}-x")), Some(slice)));
 }
 
 fn shop() -> World {
@@ -70,7 +70,7 @@ fn shop() -> World {
     world
 }
 
-fn policy(name: &str, created: i64, spec: serde_json::Value) -> MeshPolicy {
+fn policy(name: &str, created: i64, spec: &serde_json::Value) -> MeshPolicy {
     serde_json::from_value(json!({
         "apiVersion": "byrnie.dev/v1alpha1", "kind": "MeshPolicy", "spec": spec,
         "metadata": {"namespace": "shop", "name": name, "uid": format!("uid-{name}"), "generation": 3,
@@ -144,22 +144,22 @@ fn said(conditions: &[Condition], type_: &str) -> String {
 
 #[test]
 fn a_policy_counts_the_proxies_that_have_it_in_force() {
-    let policy = policy("p", 1, to_payments());
+    let policy = policy("p", 1, &to_payments());
     let mut unconnected = judged(shop(), &[&policy], &[holds("payments-1", "p", 3)]);
     assert_eq!(unconnected.proxies, Some(ProxyCount { programmed: 1, total: 2 }));
     assert_eq!(
         said(&unconnected.conditions, "Programmed"),
-        "False Pending: 1 of 2 proxies have it in force; not yet shop/payments-22 (not connected)"
+        "False Pending: in force at 1 of 2 proxies; not yet at shop/payments-22 (not connected)"
     );
     assert_eq!(unconnected.summary.take().unwrap().proxies, "1/2");
 
     let holdings = [holds("payments-1", "p", 3), holds("payments-22", "p", 2), holds("web", "other", 1)];
     let old = judged(shop(), &[&policy], &holdings);
-    assert!(said(&old.conditions, "Programmed").ends_with("not yet shop/payments-22"));
+    assert!(said(&old.conditions, "Programmed").ends_with("not yet at shop/payments-22"));
 
     let holdings = [holds("payments-1", "p", 3), holds("payments-22", "p", 3)];
     let all = judged(shop(), &[&policy], &holdings);
-    assert_eq!(said(&all.conditions, "Programmed"), "True Programmed: all 2 proxies have it in force");
+    assert_eq!(said(&all.conditions, "Programmed"), "True Programmed: in force at 2 of 2 proxies");
     assert!(said(&all.conditions, "Accepted").starts_with("True Accepted"));
     assert!(said(&all.conditions, "ResolvedRefs").starts_with("True ResolvedRefs"));
     assert!(all.conditions.iter().all(|c| c.observed_generation == Some(3)));
@@ -167,18 +167,18 @@ fn a_policy_counts_the_proxies_that_have_it_in_force() {
 
 #[test]
 fn callers_that_were_sent_it_count_too() {
-    let policy = policy("p", 1, to_payments());
+    let policy = policy("p", 1, &to_payments());
     let mut web = holds("web", "p", 3);
     web.pending = std::mem::take(&mut web.generations);
     let holdings = [holds("payments-1", "p", 3), holds("payments-22", "p", 3), web];
     let status = judged(shop(), &[&policy], &holdings);
     assert_eq!(status.proxies, Some(ProxyCount { programmed: 2, total: 3 }));
-    assert!(said(&status.conditions, "Programmed").ends_with("not yet shop/web"));
+    assert!(said(&status.conditions, "Programmed").ends_with("not yet at shop/web"));
 }
 
 #[test]
 fn a_namesake_that_is_gone_proves_nothing() {
-    let policy = policy("p", 1, to_payments());
+    let policy = policy("p", 1, &to_payments());
     let mut earlier = holds("payments-1", "p", 3);
     earlier.generations[0].uid = "uid-of-a-deleted-policy".into();
     let status = judged(shop(), &[&policy], &[earlier]);
@@ -187,7 +187,7 @@ fn a_namesake_that_is_gone_proves_nothing() {
 
 #[test]
 fn a_refusal_is_told_with_its_reason() {
-    let policy = policy("p", 1, to_payments());
+    let policy = policy("p", 1, &to_payments());
     let refusal =
         |generation| Refusal { policy: Some(at_generation("p", generation)), error: "parts lost".into() };
     let mut stubborn = holds("payments-1", "p", 2);
@@ -205,7 +205,7 @@ fn a_refusal_is_told_with_its_reason() {
 #[test]
 fn what_is_wrong_with_a_policy_is_said() {
     let typo = json!({"authorization": {"rules": [{"sources": [{"anyone": true}], "prots": [80]}]}});
-    let status = judged(shop(), &[&policy("p", 1, typo)], &[]);
+    let status = judged(shop(), &[&policy("p", 1, &typo)], &[]);
     assert_eq!(
         said(&status.conditions, "Accepted"),
         "False Invalid: spec.authorization.rules[0].prots: unknown field, did you mean ports?"
@@ -213,7 +213,7 @@ fn what_is_wrong_with_a_policy_is_said() {
     assert_eq!(status.proxies.unwrap().total, 3, "it refuses everything in the whole namespace meanwhile");
 
     let nowhere = json!({"targetRefs": [{"kind": "Service", "name": "paymets"}], "mtls": {"mode": "Strict"}});
-    let status = judged(shop(), &[&policy("p", 1, nowhere)], &[]);
+    let status = judged(shop(), &[&policy("p", 1, &nowhere)], &[]);
     assert_eq!(
         said(&status.conditions, "ResolvedRefs"),
         "False TargetNotFound: there is no Service paymets in this namespace"
@@ -224,7 +224,7 @@ fn what_is_wrong_with_a_policy_is_said() {
 #[test]
 fn the_policy_that_another_takes_the_place_of_says_so() {
     let mtls = |mode: &str| json!({"mtls": {"mode": mode}});
-    let (younger, older) = (policy("p", 2, mtls("Permissive")), policy("first", 1, mtls("Strict")));
+    let (younger, older) = (policy("p", 2, &mtls("Permissive")), policy("first", 1, &mtls("Strict")));
     let status = judged(shop(), &[&younger, &older], &[]);
     assert_eq!(
         said(&status.conditions, "Overridden"),
@@ -238,7 +238,7 @@ fn the_policy_that_another_takes_the_place_of_says_so() {
 
 #[test]
 fn times_move_only_when_a_status_flips() {
-    let mut policy = policy("p", 1, to_payments());
+    let mut policy = policy("p", 1, &to_payments());
     let before = judged(shop(), &[&policy], &[]);
     policy.status = Some(before.clone());
     let same = judged(shop(), &[&policy], &[]);

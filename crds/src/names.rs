@@ -10,6 +10,8 @@ pub const INJECTOR: &str = "byrnie-injector";
 pub const GROUP: &str = "byrnie.dev";
 /// Group of TrafficSplit.
 pub const SPLIT_GROUP: &str = "split.smi-spec.io";
+/// Group of HTTPRouteGroup, which a TrafficSplit may name and nobody here serves.
+pub const ROUTE_GROUP_GROUP: &str = "specs.smi-spec.io";
 /// Value of `app.kubernetes.io/part-of` on everything that is ours.
 pub const PART_OF: &str = "byrnie";
 /// The label that says so.

@@ -61,7 +61,8 @@ pub struct Split {
     /// The Services that its calls go to. The apex itself may be one of them.
     #[schemars(length(min = 1, max = 64))]
     pub backends: Vec<SplitBackend>,
-    /// Split only requests that these match; the others go to the apex. Not supported yet.
+    /// Split only requests that these HTTPRouteGroups match; the others go to the apex itself. HTTPRouteGroup is not
+    /// served here, so with any of them every request goes to the apex itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub matches: Vec<MatchRef>,

@@ -71,8 +71,8 @@ fn host(host: &str, path: &str, findings: &mut Findings) -> Option<String> {
         return Some(host.to_owned());
     }
     let hint = match name {
-        "*" => "leave hosts out to match every host".into(),
-        _ if name.contains(':') => "write the host without port".into(),
+        "*" | "" => "leave hosts out to match every host".into(),
+        _ if name.contains(':') && !name.starts_with('[') => "write the host without port".into(),
         _ if name.ends_with('.') => "write the host without the dot at its end".into(),
         _ if name.bytes().any(|b| b.is_ascii_uppercase()) => format!("write {}", host.to_ascii_lowercase()),
         _ => "a host is a DNS name, or *. and a DNS name for every name below it".into(),
@@ -93,10 +93,11 @@ fn header(spec: &HeaderSpec, path: &str, findings: &mut Findings) -> Option<Head
     }
     let value = match (spec.type_, &spec.value) {
         (HeaderType::Present, None) => ValueMatch::Present,
-        (HeaderType::Exact, Some(value)) => ValueMatch::Exact(value.clone()),
-        (HeaderType::Prefix, Some(value)) if value.is_empty() => {
-            return problem(&format!("{path}.value"), "an empty prefix: use type Present", findings);
+        // On the way to a proxy, an empty value could not be told from one that got lost.
+        (HeaderType::Exact | HeaderType::Prefix, Some(value)) if value.is_empty() => {
+            return problem(&format!("{path}.value"), "is empty: use type Present", findings);
         }
+        (HeaderType::Exact, Some(value)) => ValueMatch::Exact(value.clone()),
         (HeaderType::Prefix, Some(value)) => ValueMatch::Prefix(value.clone()),
         _ => return problem(path, "Exact and Prefix need a value; Present has none", findings),
     };

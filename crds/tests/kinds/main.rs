@@ -12,6 +12,7 @@ mod faults;
 mod files;
 mod refusal;
 mod rules;
+mod smi;
 
 use serde_json::{Value, json};
 

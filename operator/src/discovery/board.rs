@@ -90,7 +90,9 @@ impl Board {
             let content = resource.map(|resource| Arc::new(Content { resource }));
             inner.cells.insert(topic.clone(), Cell { content, ..Cell::default() });
             inner.depend(topic, dependencies);
-            self.metrics.snapshots.inc();
+            if *topic != Topic::Trust {
+                self.metrics.snapshots.inc();
+            }
         }
         let Some(cell) = inner.cells.get_mut(topic) else { return };
         cell.followers.insert(follower.id, follower.clone());

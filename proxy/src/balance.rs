@@ -138,7 +138,9 @@ impl Pending {
 /// Whether a gRPC status says that the server, not the call, was at fault: unknown, deadline exceeded, resource
 /// exhausted, internal, unavailable, data loss.
 pub fn grpc_failure(headers: &HeaderMap) -> bool {
-    headers.get("grpc-status").is_some_and(|s| matches!(s.as_bytes(), b"2" | b"4" | b"8" | b"13" | b"14" | b"15"))
+    headers
+        .get("grpc-status")
+        .is_some_and(|s| matches!(s.as_bytes(), b"2" | b"4" | b"8" | b"13" | b"14" | b"15"))
 }
 
 impl Drop for Pending {

@@ -134,7 +134,11 @@ impl Upload {
         Reader { upload: upload.clone(), number: this.reader, at: 0 }
     }
 
-    fn poll(&mut self, at: &mut usize, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll(
+        &mut self,
+        at: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(chunk) = self.kept.get(*at) {
             *at += 1;
             return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
@@ -254,7 +258,10 @@ impl Body for ProxyBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             body @ Self::Full(_) => match std::mem::take(body) {
@@ -278,7 +285,8 @@ impl Body for ProxyBody {
             Self::Full(_) => false,
             Self::Upload(reader) => {
                 let upload = reader.upload.borrow();
-                let nothing_more = upload.ended && upload.trailers.is_none() || upload.incoming.is_end_stream();
+                let nothing_more =
+                    upload.ended && upload.trailers.is_none() || upload.incoming.is_end_stream();
                 reader.at == upload.kept.len() && nothing_more
             }
             Self::Download(download) => download.incoming.is_end_stream(),

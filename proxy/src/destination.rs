@@ -60,7 +60,13 @@ impl Destination {
     /// A destination of which nothing is known yet.
     pub fn new(slot: Arc<Slot>) -> Self {
         let version = Cell::new(u64::MAX);
-        Self { slot, version, resolved: RefCell::default(), used: Cell::new(Instant::now()), budget: Budget::default() }
+        Self {
+            slot,
+            version,
+            resolved: RefCell::default(),
+            used: Cell::new(Instant::now()),
+            budget: Budget::default(),
+        }
     }
 
     /// The latest version, waiting for the first one.

@@ -119,7 +119,11 @@ fn request_line(bytes: &[u8]) -> Option<Spoken> {
         return Some(Spoken::Http1);
     }
     match parsed {
-        Ok(httparse::Status::Partial) if request.method.is_none_or(|m| m.len() <= 24) && first_word_is_short(bytes) => None,
+        Ok(httparse::Status::Partial)
+            if request.method.is_none_or(|m| m.len() <= 24) && first_word_is_short(bytes) =>
+        {
+            None
+        }
         _ => Some(Spoken::Opaque),
     }
 }

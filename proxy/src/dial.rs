@@ -72,7 +72,9 @@ pub enum DialError {
 pub async fn dial(shared: &Shared, endpoint: &Endpoint, alpn: Alpn) -> Result<Dialled, DialError> {
     let tcp = connect(shared, endpoint.address).await?;
     let (tcp, vigilance) = Prefixed::vigilant(tcp);
-    let Some(expected) = endpoint.identity.as_ref().filter(|expected| !is_own_pod(shared, endpoint, expected)) else {
+    let Some(expected) =
+        endpoint.identity.as_ref().filter(|expected| !is_own_pod(shared, endpoint, expected))
+    else {
         return Ok(Dialled { stream: Stream::Plain(tcp), expires: None, vigilance });
     };
     match shared.identity.connect(tcp, expected, alpn).await {
@@ -105,7 +107,9 @@ pub async fn connect(shared: &Shared, address: SocketAddr) -> Result<TcpStream, 
             tune(&tcp).map_err(|source| DialError::Connect { address, source })?;
             Ok(tcp)
         }
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Err(DialError::Refused(address)),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Err(DialError::Refused(address))
+        }
         Ok(Err(source)) => Err(DialError::Connect { address, source }),
         Err(_) => Err(DialError::Timeout(address)),
     }
@@ -114,8 +118,10 @@ pub async fn connect(shared: &Shared, address: SocketAddr) -> Result<TcpStream, 
 /// No delay, and a peer that vanishes from an idle connection is noticed.
 pub fn tune(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(3)).with_retries(3);
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(10))
+        .with_interval(Duration::from_secs(3))
+        .with_retries(3);
     SockRef::from(tcp).set_tcp_keepalive(&keepalive)
 }
 

@@ -114,7 +114,8 @@ impl Exchange {
         };
         self.worker.decisions.borrow_mut().count(Decided::Allow, rule.map(|rule| rule.policy));
         if self.worker.shared.log.wants(false) {
-            self.verdict = Verdict { word: "allow", policy: rule.map(|r| r.policy.clone()), rule: rule.map(|r| r.rule) };
+            self.verdict =
+                Verdict { word: "allow", policy: rule.map(|r| r.policy.clone()), rule: rule.map(|r| r.rule) };
         }
     }
 

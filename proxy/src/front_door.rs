@@ -94,7 +94,9 @@ fn admit_http2<B>(request: &mut Request<B>) -> Result<(), Reject> {
     let mut hosts = fields.get_all(header::HOST).iter();
     let (host, None) = (hosts.next(), hosts.next()) else { return Err(reject::BAD_HOST) };
     match (request.uri().authority(), host) {
-        (Some(authority), Some(host)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
+        (Some(authority), Some(host))
+            if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
             return Err(reject::BAD_HOST);
         }
         (Some(authority), _) if authority.as_str().contains('@') => return Err(reject::BAD_HOST),
@@ -144,7 +146,8 @@ mod tests {
 
     #[test]
     fn expectations_are_of_one_hop() {
-        let expecting = |what| admitted(request(Version::HTTP_11, "PUT", "/", &[("host", "x"), ("expect", what)]));
+        let expecting =
+            |what| admitted(request(Version::HTTP_11, "PUT", "/", &[("host", "x"), ("expect", what)]));
         assert!(!expecting("100-Continue").unwrap().headers().contains_key("expect"));
         assert_eq!(expecting("the-unexpected").unwrap_err(), "bad-expect");
     }
@@ -168,7 +171,11 @@ mod tests {
             ("CONNECT", "x:80", &[], "connect-refused"),
             ("GET", &long, &[], "target-too-long"),
         ] {
-            assert_eq!(admitted(request(Version::HTTP_2, method, uri, fields)).unwrap_err(), reason, "{method} {uri}");
+            assert_eq!(
+                admitted(request(Version::HTTP_2, method, uri, fields)).unwrap_err(),
+                reason,
+                "{method} {uri}"
+            );
         }
     }
 }

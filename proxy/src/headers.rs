@@ -37,7 +37,10 @@ pub struct Asked {
 pub fn is_reserved(name: &str) -> bool {
     let same = |reserved: &str| {
         name.len() >= reserved.len()
-            && name.bytes().zip(reserved.bytes()).all(|(n, r)| n.to_ascii_lowercase() == r || (n == b'_' && r == b'-'))
+            && name
+                .bytes()
+                .zip(reserved.bytes())
+                .all(|(n, r)| n.to_ascii_lowercase() == r || (n == b'_' && r == b'-'))
     };
     same("byrnie-") || same("x-byrnie-") || (name.len() == 23 && same("x-forwarded-client-cert"))
 }
@@ -98,7 +101,9 @@ pub fn strip_reserved(headers: &mut HeaderMap) {
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     strip_hop_by_hop(trailers);
     strip_reserved(trailers);
-    for name in [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::COOKIE, header::SET_COOKIE] {
+    for name in
+        [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::COOKIE, header::SET_COOKIE]
+    {
         trailers.remove(name);
     }
 }
@@ -188,7 +193,11 @@ mod tests {
 
     #[test]
     fn what_the_message_depends_on_cannot_be_nominated() {
-        let mut headers = map(&[("connection", "host, authorization, content-length"), ("host", "a"), ("authorization", "b")]);
+        let mut headers = map(&[
+            ("connection", "host, authorization, content-length"),
+            ("host", "a"),
+            ("authorization", "b"),
+        ]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(names(&headers), ["authorization", "host"]);
     }
@@ -208,7 +217,10 @@ mod tests {
         let mut headers = map(&[("te", "deflate, Trailers")]);
         let asked = strip_hop_by_hop(&mut headers);
         ask(&mut headers, asked, Version::HTTP_11);
-        assert_eq!((headers["te"].to_str().unwrap(), headers["connection"].to_str().unwrap()), ("trailers", "te"));
+        assert_eq!(
+            (headers["te"].to_str().unwrap(), headers["connection"].to_str().unwrap()),
+            ("trailers", "te")
+        );
         let mut headers = HeaderMap::new();
         ask(&mut headers, asked, Version::HTTP_2);
         assert_eq!(names(&headers), ["te"]);
@@ -216,20 +228,34 @@ mod tests {
 
     #[test]
     fn reserved_names_go_in_every_spelling() {
-        for name in ["byrnie-client-id", "byrnie_client-id", "x-byrnie-x", "x_byrnie_x", "x-forwarded-client_cert", "byrnie-"] {
+        for name in [
+            "byrnie-client-id",
+            "byrnie_client-id",
+            "x-byrnie-x",
+            "x_byrnie_x",
+            "x-forwarded-client_cert",
+            "byrnie-",
+        ] {
             assert!(is_reserved(name), "{name}");
         }
         for name in ["x-byrn", "byrnie", "x-forwarded-client-certs", "my-byrnie-id"] {
             assert!(!is_reserved(name), "{name}");
         }
-        let mut headers = map(&[("byrnie-client-id", "a"), ("byrnie-client-id", "b"), ("x-byrnie-a", "c"), ("x", "d")]);
+        let mut headers =
+            map(&[("byrnie-client-id", "a"), ("byrnie-client-id", "b"), ("x-byrnie-a", "c"), ("x", "d")]);
         strip_reserved(&mut headers);
         assert_eq!(names(&headers), ["x"]);
     }
 
     #[test]
     fn imitations_are_told_from_ordinary_underscores() {
-        for name in ["transfer_encoding", "content_length", "byrnie_client_id", "x_forwarded_client_cert", "keep_alive"] {
+        for name in [
+            "transfer_encoding",
+            "content_length",
+            "byrnie_client_id",
+            "x_forwarded_client_cert",
+            "keep_alive",
+        ] {
             assert!(imitates(name), "{name}");
         }
         for name in ["my_header", "transfer-encoding", "x_request_id"] {

@@ -2,7 +2,9 @@
 //!
 //! Both directions come through here; what is done with a request is the [`Handler`]'s business.
 
-use std::{cell::RefCell, convert::Infallible, future::Future, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell, convert::Infallible, future::Future, net::SocketAddr, pin::pin, rc::Rc, time::Duration,
+};
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::{
@@ -13,12 +15,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::{
-    activity::Activity,
-    body::ProxyBody,
-    http1_guard::Guard,
-    pool::Local,
-    stream::Stream,
-    upgrade::Tunnel,
+    activity::Activity, body::ProxyBody, http1_guard::Guard, pool::Local, stream::Stream, upgrade::Tunnel,
     worker::Worker,
 };
 
@@ -49,7 +46,12 @@ pub trait Handler: 'static {
 
 impl Front {
     /// A connection on which nothing has happened.
-    pub fn new(worker: Rc<Worker>, client: SocketAddr, destination: SocketAddr, activity: Rc<Activity>) -> Self {
+    pub fn new(
+        worker: Rc<Worker>,
+        client: SocketAddr,
+        destination: SocketAddr,
+        activity: Rc<Activity>,
+    ) -> Self {
         Self { worker, client, destination, activity, tunnel: RefCell::default() }
     }
 
@@ -110,7 +112,10 @@ pub async fn http2<H: Handler>(stream: Stream, handler: Rc<H>, streams: u32) {
     }
 }
 
-async fn answer<H: Handler>(handler: Rc<H>, request: Request<Incoming>) -> Result<Response<ProxyBody>, Infallible> {
+async fn answer<H: Handler>(
+    handler: Rc<H>,
+    request: Request<Incoming>,
+) -> Result<Response<ProxyBody>, Infallible> {
     let http1 = request.version() < Version::HTTP_2;
     // after a request to upgrade the guard holds back what follows, which may not be HTTP
     let last = http1 && request.headers().contains_key(header::UPGRADE);

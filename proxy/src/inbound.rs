@@ -6,21 +6,18 @@
 use std::{
     net::SocketAddr,
     rc::Rc,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use byrnie_identity::{Accepted, Alpn};
-use byrnie_model::{self as model, Decision, Endpoint, MtlsMode, Peer, Protocol, SpiffeId, Timeouts, Workload};
+use byrnie_model::{self as model, Endpoint, MtlsMode, SpiffeId, Timeouts};
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep},
-};
+use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
     activity::{Activity, Ends},
+    authorize,
     balance::Balancer,
     body::ProxyBody,
     client_hello,
@@ -43,8 +40,6 @@ use crate::{
     worker::{Worker, until},
 };
 
-/// Connections that arrive before the policy wait for it this long.
-const POLICY_LIMIT: Duration = Duration::from_secs(10);
 /// Where only the mesh is let in, a caller that says nothing is not waited for longer.
 const HELLO_LIMIT: Duration = Duration::from_secs(5);
 /// Streams per HTTP/2 connection; proxies open another one when they need more.
@@ -114,7 +109,12 @@ async fn accept_mesh(worker: Rc<Worker>, peeked: Peeked, client: SocketAddr, des
     }
 }
 
-async fn accept_plaintext(worker: Rc<Worker>, mut peeked: Peeked, client: SocketAddr, destination: SocketAddr) {
+async fn accept_plaintext(
+    worker: Rc<Worker>,
+    mut peeked: Peeked,
+    client: SocketAddr,
+    destination: SocketAddr,
+) {
     let refuse = |worker: &Rc<Worker>, peeked: &Peeked, reason| {
         let activity = worker.watch_over(Ends::default());
         let metrics = worker.shared.metrics.destination(Direction::Inbound, &destination.port().to_string());
@@ -125,7 +125,7 @@ async fn accept_plaintext(worker: Rc<Worker>, mut peeked: Peeked, client: Socket
         }
         dial::reset(peeked.tcp());
     };
-    let Some(workload) = workload(&worker.shared).await else {
+    let Some(workload) = authorize::policy(&worker.shared).await else {
         return refuse(&worker, &peeked, Some(reject::POLICY_UNKNOWN.reason));
     };
     if workload.inbound.mtls.mode(destination.port()) == MtlsMode::Strict {
@@ -163,9 +163,10 @@ impl Caller {
 
     fn into_handler(self) -> (Stream, Rc<Inbound>) {
         let app = self.worker.app(self.destination);
-        let client_id = self.peer.as_ref().map(|id| {
-            HeaderValue::from_str(id.as_str()).expect("a SPIFFE id is made of visible ASCII only")
-        });
+        let client_id = self
+            .peer
+            .as_ref()
+            .map(|id| HeaderValue::from_str(id.as_str()).expect("a SPIFFE id is made of visible ASCII only"));
         let front = Front::new(self.worker, self.client, self.destination, self.activity);
         (self.stream, Rc::new(Inbound { front, peer: self.peer, client_id, app }))
     }
@@ -174,14 +175,19 @@ impl Caller {
         let worker = self.worker.clone();
         let app = worker.app(self.destination);
         let _open = worker.shared.metrics.connection(Direction::Inbound, kind, self.peer.as_ref());
-        let mut passage =
-            Passage::new(&worker, Direction::Inbound, app.metrics.clone(), self.peer.as_ref(), &self.activity);
+        let mut passage = Passage::new(
+            &worker,
+            Direction::Inbound,
+            app.metrics.clone(),
+            self.peer.as_ref(),
+            &self.activity,
+        );
         let meter = passage.meter.clone();
-        let Some(workload) = workload(&worker.shared).await else {
+        let Some(workload) = authorize::policy(&worker.shared).await else {
             passage.failed(reject::POLICY_UNKNOWN.reason);
             return dial::reset(self.stream.tcp());
         };
-        if !decide(&workload, self.destination.port(), self.peer.as_ref(), &mut passage) {
+        if !authorize::connection(&workload, self.destination.port(), self.peer.as_ref(), &mut passage) {
             return dial::reset(self.stream.tcp());
         }
         let mut server = match dial::connect(&worker.shared, self.destination).await {
@@ -199,7 +205,7 @@ impl Caller {
                 Err(error) => tracing::debug!(%error, client = %self.client, "an opaque connection ended with an error"),
             },
             () = self.activity.finishing() => passage.failed("expired"),
-            () = denied(&worker, workload, port, peer, &mut passage) => {}
+            () = authorize::denied(&worker, workload, port, peer, &mut passage) => {}
         }
         dial::reset(self.stream.tcp());
         dial::reset(&server);
@@ -214,7 +220,8 @@ impl Handler for Inbound {
     async fn handle(&self, request: Request<Incoming>) -> Response<ProxyBody> {
         let Front { worker, activity, .. } = &self.front;
         let metrics = self.app.metrics.clone();
-        let exchange = Exchange::new(worker, Direction::Inbound, metrics, self.peer.as_ref(), activity, &request);
+        let exchange =
+            Exchange::new(worker, Direction::Inbound, metrics, self.peer.as_ref(), activity, &request);
         match self.answer(request, exchange).await {
             Ok(response) => response,
             Err((reject, mut exchange)) => {
@@ -235,7 +242,11 @@ impl Inbound {
         if let Err(reject) = front_door::admit(&mut request, || front.destination.to_string()) {
             return Err((reject, exchange));
         }
-        if let Err(reject) = self.authorize(&request, &mut exchange).await {
+        let port = front.destination.port();
+        let caller = self.peer.as_ref();
+        if let Err(reject) =
+            authorize::request(&front.worker.shared, port, caller, &request, &mut exchange).await
+        {
             return Err((reject, exchange));
         }
         let fields = request.headers_mut();
@@ -247,31 +258,6 @@ impl Inbound {
         let App { balancer, budget, .. } = &*self.app;
         let way = Way { balancer, budget, timeouts: Timeouts::default(), asked };
         forward(front, way, request, exchange).await.map_err(|(reject, exchange)| (of_app(reject), exchange))
-    }
-
-    /// Asks the policy that is in force now.
-    async fn authorize(&self, request: &Request<Incoming>, exchange: &mut Exchange) -> Result<(), Reject> {
-        let shared = &self.front.worker.shared;
-        if shared.workload.load().is_none() {
-            workload(shared).await;
-        }
-        let workload = shared.workload.load();
-        let workload = workload.as_ref().ok_or(reject::POLICY_UNKNOWN)?;
-        let port = self.front.destination.port();
-        let opaque = matches!(workload.protocol(port), Protocol::Opaque | Protocol::Tls);
-        let http = (!opaque).then(|| front_door::view(request));
-        let verdict = model::evaluate(&workload.inbound, &model::Request { port, peer: peer(self.peer.as_ref()), http });
-        match verdict.decision {
-            Decision::Allow(grant) => exchange.allowed(&grant),
-            Decision::Deny(denial) => {
-                exchange.refused(&denial, false);
-                return Err(Reject::denied(&denial));
-            }
-        }
-        if let Some(denial) = verdict.audit {
-            exchange.refused(&denial, true);
-        }
-        Ok(())
     }
 }
 
@@ -290,61 +276,6 @@ impl App {
     pub fn sweep(&self, worker: &Worker) -> bool {
         self.balancer.sweep(worker)
     }
-}
-
-/// Whether a connection that carries no HTTP may be; tells its account.
-fn decide(workload: &Workload, port: u16, caller: Option<&SpiffeId>, passage: &mut Passage) -> bool {
-    let question = model::Request { port, peer: peer(caller), http: None };
-    let verdict = model::evaluate(&workload.inbound, &question);
-    match verdict.decision {
-        Decision::Allow(grant) => passage.allowed(&grant),
-        Decision::Deny(denial) => {
-            passage.refused(&denial, false);
-            return false;
-        }
-    }
-    if let Some(denial) = verdict.audit {
-        passage.refused(&denial, true);
-    }
-    true
-}
-
-/// Returns when a new policy refuses what an older one let in.
-async fn denied(
-    worker: &Worker,
-    mut decided: Arc<Workload>,
-    port: u16,
-    caller: Option<&SpiffeId>,
-    passage: &mut Passage,
-) {
-    loop {
-        let latest = worker.shared.workload.load_full().unwrap_or_else(|| decided.clone());
-        if !Arc::ptr_eq(&latest, &decided) {
-            decided = latest;
-            if !decide(&decided, port, caller, passage) {
-                return;
-            }
-        }
-        worker.policy_changed().await;
-    }
-}
-
-/// The policy, waiting for the first one.
-async fn workload(shared: &Shared) -> Option<Arc<Workload>> {
-    let deadline = Instant::now() + POLICY_LIMIT;
-    loop {
-        if let Some(workload) = shared.workload.load_full() {
-            return Some(workload);
-        }
-        if Instant::now() >= deadline {
-            return None;
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn peer(caller: Option<&SpiffeId>) -> Peer<'_> {
-    caller.map_or(Peer::Plaintext, Peer::Mesh)
 }
 
 /// Whether the first bytes open a mesh connection, as soon as that is certain.

@@ -8,6 +8,7 @@ pub mod access_log;
 pub mod activity;
 pub mod admin;
 pub mod args;
+pub mod authorize;
 pub mod await_ready;
 pub mod balance;
 pub mod body;

@@ -114,7 +114,8 @@ impl Half {
                 }
             }
             while self.written < self.filled {
-                let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer[self.written..self.filled]))?;
+                let written =
+                    ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer[self.written..self.filled]))?;
                 if written == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
@@ -131,7 +132,8 @@ impl Half {
         from: &mut (impl AsyncRead + Unpin),
         passed: u64,
     ) -> Poll<io::Result<usize>> {
-        let size = SIZES.iter().rev().find(|(after, _)| passed >= *after).map_or(SIZES[0].1, |(_, size)| *size);
+        let size =
+            SIZES.iter().rev().find(|(after, _)| passed >= *after).map_or(SIZES[0].1, |(_, size)| *size);
         if self.buffer.len() != size {
             self.buffer = vec![0; size];
         }
@@ -169,7 +171,8 @@ mod tests {
             peer.shutdown().await.unwrap();
             heard
         };
-        let (answer, heard, copied) = tokio::join!(asking, answering, copy(&mut client, &mut server, &meter, None));
+        let (answer, heard, copied) =
+            tokio::join!(asking, answering, copy(&mut client, &mut server, &meter, None));
         copied.unwrap();
         assert!(heard == question && answer == question[..5]);
         assert_eq!((meter.received.get(), meter.sent.get()), (300_000, 5));

@@ -40,10 +40,15 @@ const GATEWAY: StatusCode = StatusCode::BAD_GATEWAY;
 pub const BAD_HOST: Reject = reject(BAD, "bad-host", "the request needs exactly one valid host");
 pub const BAD_TARGET: Reject = reject(BAD, "bad-target", "the request target is not a path of this server");
 pub const BAD_HEADER: Reject = reject(BAD, "bad-header", "a header is malformed or imitates a reserved one");
-pub const BAD_EXPECT: Reject =
-    reject(StatusCode::EXPECTATION_FAILED, "bad-expect", "the only expectation that is understood is 100-continue");
-pub const CONNECT: Reject = reject(StatusCode::NOT_IMPLEMENTED, "connect-refused", "CONNECT is not served here");
-pub const BODY_CUT: Reject = reject(BAD, "body-cut", "the request's body is malformed, or ended or paused too early");
+pub const BAD_EXPECT: Reject = reject(
+    StatusCode::EXPECTATION_FAILED,
+    "bad-expect",
+    "the only expectation that is understood is 100-continue",
+);
+pub const CONNECT: Reject =
+    reject(StatusCode::NOT_IMPLEMENTED, "connect-refused", "CONNECT is not served here");
+pub const BODY_CUT: Reject =
+    reject(BAD, "body-cut", "the request's body is malformed, or ended or paused too early");
 pub const LONG_TARGET: Reject =
     reject(StatusCode::URI_TOO_LONG, "target-too-long", "the request target exceeds 8 KiB");
 pub const LARGE_HEAD: Reject = reject(
@@ -53,26 +58,38 @@ pub const LARGE_HEAD: Reject = reject(
 );
 
 // outbound
-pub const DISCOVERY_TIMEOUT: Reject =
-    undelivered(UNAVAILABLE, "discovery-timeout", "the destination is not known yet; is the control plane reachable?");
-pub const NO_ROUTE: Reject = undelivered(StatusCode::NOT_FOUND, "no-route", "no route of the destination matches");
-pub const NO_ENDPOINTS: Reject = undelivered(UNAVAILABLE, "no-endpoints", "the destination has no ready endpoints");
+pub const DISCOVERY_TIMEOUT: Reject = undelivered(
+    UNAVAILABLE,
+    "discovery-timeout",
+    "the destination is not known yet; is the control plane reachable?",
+);
+pub const NO_ROUTE: Reject =
+    undelivered(StatusCode::NOT_FOUND, "no-route", "no route of the destination matches");
+pub const NO_ENDPOINTS: Reject =
+    undelivered(UNAVAILABLE, "no-endpoints", "the destination has no ready endpoints");
 pub const CONNECT_FAILED: Reject =
     undelivered(UNAVAILABLE, "connect-failed", "no endpoint of the destination took a connection");
 pub const HANDSHAKE_FAILED: Reject =
     undelivered(UNAVAILABLE, "handshake-failed", "the endpoint did not prove the expected identity");
-pub const POOL_FULL: Reject = undelivered(UNAVAILABLE, "too-many-connections", "the endpoint has no free connection");
+pub const POOL_FULL: Reject =
+    undelivered(UNAVAILABLE, "too-many-connections", "the endpoint has no free connection");
 pub const RESET: Reject = reject(GATEWAY, "upstream-reset", "the connection ended before the response began");
-pub const BAD_UPGRADE: Reject = reject(GATEWAY, "bad-upgrade", "the server switched to a protocol nobody asked for");
+pub const BAD_UPGRADE: Reject =
+    reject(GATEWAY, "bad-upgrade", "the server switched to a protocol nobody asked for");
 pub const REQUEST_TIMEOUT: Reject =
     reject(StatusCode::GATEWAY_TIMEOUT, "request-timeout", "the response did not arrive in time");
 
 // inbound
 pub const DENIED: &str = "the caller is not allowed to make this request";
-pub const APP_REFUSED: Reject = undelivered(UNAVAILABLE, "app-refused", "the application does not take connections");
-pub const APP_RESET: Reject = reject(GATEWAY, "app-reset", "the application ended the connection before it answered");
-pub const POLICY_UNKNOWN: Reject =
-    undelivered(UNAVAILABLE, "policy-unknown", "the server's policy is not known yet; is the control plane reachable?");
+pub const APP_REFUSED: Reject =
+    undelivered(UNAVAILABLE, "app-refused", "the application does not take connections");
+pub const APP_RESET: Reject =
+    reject(GATEWAY, "app-reset", "the application ended the connection before it answered");
+pub const POLICY_UNKNOWN: Reject = undelivered(
+    UNAVAILABLE,
+    "policy-unknown",
+    "the server's policy is not known yet; is the control plane reachable?",
+);
 
 impl Reject {
     /// The refusal of a policy.

@@ -87,7 +87,8 @@ impl Template {
     }
 
     fn make(&self) -> Request<ProxyBody> {
-        let body = self.body.as_ref().map_or(ProxyBody::Empty, |upload| ProxyBody::Upload(Upload::open(upload)));
+        let body =
+            self.body.as_ref().map_or(ProxyBody::Empty, |upload| ProxyBody::Upload(Upload::open(upload)));
         Request::from_parts(self.head.clone(), body)
     }
 
@@ -98,7 +99,8 @@ impl Template {
     /// Doing it twice is doing it once (RFC 9110 section 9.2.2), and there is nothing in it to be half done.
     fn is_idempotent(&self) -> bool {
         let method = &self.head.method;
-        let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method);
+        let idempotent =
+            [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method);
         idempotent && self.body.is_none() && !self.head.headers.contains_key(header::UPGRADE)
     }
 

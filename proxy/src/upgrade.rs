@@ -26,7 +26,12 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// Copies until both sides have ended; `early` is what the client sent right behind its request.
-    pub async fn run(mut self, mut client: impl AsyncRead + AsyncWrite + Unpin, early: Vec<u8>, activity: &Activity) {
+    pub async fn run(
+        mut self,
+        mut client: impl AsyncRead + AsyncWrite + Unpin,
+        early: Vec<u8>,
+        activity: &Activity,
+    ) {
         let meter = Meter::default();
         let copying = async {
             let server = self.server.await.map_err(std::io::Error::other)?;

@@ -136,7 +136,10 @@ pub fn until(time: SystemTime) -> Instant {
     Instant::now() + time.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
-async fn accept<F: Future<Output = ()> + 'static>(socket: Socket, serve: impl Fn(TcpStream, SocketAddr) -> F) {
+async fn accept<F: Future<Output = ()> + 'static>(
+    socket: Socket,
+    serve: impl Fn(TcpStream, SocketAddr) -> F,
+) {
     let listener = match TcpListener::from_std(socket.into()) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listener cannot be served"),
@@ -209,7 +212,11 @@ impl Worker {
 
     /// The application on one of the pod's own ports.
     pub fn app(&self, address: SocketAddr) -> Rc<App> {
-        self.apps.borrow_mut().entry(address).or_insert_with(|| Rc::new(App::new(address, &self.shared))).clone()
+        self.apps
+            .borrow_mut()
+            .entry(address)
+            .or_insert_with(|| Rc::new(App::new(address, &self.shared)))
+            .clone()
     }
 
     /// Looks after everything that has a limit; does not return.

@@ -38,7 +38,8 @@ pub(crate) async fn named(name: &'static str) -> SocketAddr {
 async fn seen(name: &'static str, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
     let mut text = format!("{} {} {:?}\n", head.method, head.uri, head.version);
-    let mut names: Vec<_> = head.headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap_or("?"))).collect();
+    let mut names: Vec<_> =
+        head.headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap_or("?"))).collect();
     names.sort();
     text.push_str(&names.join("\n"));
     text.push('\n');

@@ -18,7 +18,12 @@ async fn a_request_arrives_with_its_callers_identity() {
     let answer = get(mesh.client.outbound, "/a?b=c", "X-Test: 1\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.contains("GET /a?b=c HTTP/1.1\n"), "{answer}");
-    assert!(answer.contains("byrnie-client-id: spiffe://cluster.local/ns/shop/sa/web\nhost: api\nx-test: 1\nbody 0"), "{answer}");
+    assert!(
+        answer.contains(
+            "byrnie-client-id: spiffe://cluster.local/ns/shop/sa/web\nhost: api\nx-test: 1\nbody 0"
+        ),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -44,7 +49,11 @@ async fn a_connection_carries_many_requests_also_at_once() {
 #[tokio::test]
 async fn bodies_pass_sized_and_chunked() {
     let mesh = Mesh::new(echo().await);
-    let sized = raw(mesh.client.outbound, "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello").await;
+    let sized = raw(
+        mesh.client.outbound,
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello",
+    )
+    .await;
     assert!(sized.contains("content-length: 5\n") && sized.contains("body 5\n"), "{sized}");
     let chunked = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n";
     let chunked = raw(mesh.client.outbound, chunked).await;
@@ -108,7 +117,9 @@ async fn trailers_pass_both_ways_where_they_were_asked_for() {
 async fn expectations_are_met_on_each_hop() {
     let mesh = Mesh::new(echo().await);
     let mut tcp = mesh.connect().await;
-    tcp.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").await.unwrap();
+    tcp.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+        .await
+        .unwrap();
     assert_eq!(read_until(&mut tcp, "\r\n\r\n").await, "HTTP/1.1 100 Continue\r\n\r\n");
     tcp.write_all(b"abc").await.unwrap();
     let answer = read_until(&mut tcp, "body 3\n").await;
@@ -121,7 +132,9 @@ async fn http_1_0_is_spoken_to_in_its_own_way() {
     let answer = raw(mesh.client.outbound, "GET / HTTP/1.0\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
     assert!(answer.contains("GET / HTTP/1.1\n") && answer.contains("host: 10.96.0.1:80\n"), "{answer}");
-    let kept = raw(mesh.client.outbound, "GET /1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /2 HTTP/1.0\r\n\r\n").await;
+    let kept =
+        raw(mesh.client.outbound, "GET /1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /2 HTTP/1.0\r\n\r\n")
+            .await;
     assert!(kept.contains("GET /1 ") && kept.contains("GET /2 "), "{kept}");
 }
 
@@ -144,7 +157,10 @@ async fn what_concerns_one_hop_or_is_ours_does_not_arrive() {
     }
     for name in ["Byrnie_Client_Id", "x_forwarded_client_cert", "x-byrnie_peer"] {
         let answer = get(mesh.client.outbound, "/", &format!("{name}: root\r\n")).await;
-        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("byrnie-reason: bad-header"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 400 ") && answer.contains("byrnie-reason: bad-header"),
+            "{answer}"
+        );
     }
 }
 
@@ -153,9 +169,15 @@ async fn what_servers_could_read_differently_is_refused() {
     let mesh = Mesh::new(echo().await);
     mesh.server.permissive();
     for (request, status) in [
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 400),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            400,
+        ),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n", 400),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 003\r\n\r\nabc", 400),
@@ -176,7 +198,9 @@ async fn what_servers_could_read_differently_is_refused() {
             assert!(answer.contains("\r\nbyrnie-reason: ") && !answer.contains("served-by"), "{answer}");
         }
     }
-    let absolute = raw(mesh.client.outbound, "get http://A/x%2F..//y HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    let absolute =
+        raw(mesh.client.outbound, "get http://A/x%2F..//y HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .await;
     assert!(absolute.contains("get /x%2F..//y HTTP/1.1\n"), "{absolute}");
 }
 

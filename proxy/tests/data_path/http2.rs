@@ -31,11 +31,13 @@ async fn grpc() -> SocketAddr {
                 let sum = message.trailers().and_then(|t| t.get("x-sum")).cloned();
                 let frames = [Frame::data(message.to_bytes()), Frame::trailers(trailers)];
                 let body = StreamBody::new(tokio_stream(frames));
-                let response = Response::builder().header("saw-te", te.unwrap()).header("saw-sum", sum.unwrap());
+                let response =
+                    Response::builder().header("saw-te", te.unwrap()).header("saw-sum", sum.unwrap());
                 Ok::<_, Infallible>(response.body(BodyExt::boxed(body)).unwrap())
             });
             tokio::spawn(
-                hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(tcp), service),
+                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(tcp), service),
             );
         }
     });
@@ -43,7 +45,7 @@ async fn grpc() -> SocketAddr {
 }
 
 fn tokio_stream(
-    frames: impl IntoIterator<Item = Frame<Bytes>, IntoIter: Send + Sync> ,
+    frames: impl IntoIterator<Item = Frame<Bytes>, IntoIter: Send + Sync>,
 ) -> impl futures::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + Sync {
     futures::stream::iter(frames.into_iter().map(Ok))
 }
@@ -59,7 +61,10 @@ async fn grpc_keeps_its_trailers() {
     let request = request.body(BodyExt::boxed(StreamBody::new(tokio_stream(frames)))).unwrap();
     let (head, body, trailers) = text(client.send_request(request).await.unwrap()).await;
     assert_eq!((head.status, body.as_str()), (StatusCode::OK, "ping"));
-    assert_eq!((&head.headers["saw-te"], &head.headers["saw-sum"]), (&"trailers".parse().unwrap(), &"7".parse().unwrap()));
+    assert_eq!(
+        (&head.headers["saw-te"], &head.headers["saw-sum"]),
+        (&"trailers".parse().unwrap(), &"7".parse().unwrap())
+    );
     let trailers = trailers.unwrap();
     assert_eq!(trailers.get("grpc-status").unwrap(), "0");
     assert!(!trailers.contains_key("byrnie-spoof"));
@@ -72,12 +77,17 @@ async fn many_streams_share_few_connections() {
     let calls = (0..90).map(|n| {
         let mut client = client.clone();
         async move {
-            let request = Request::post(format!("http://api/{n}")).body(Full::from(vec![b'x'; 10_000])).unwrap();
+            let request =
+                Request::post(format!("http://api/{n}")).body(Full::from(vec![b'x'; 10_000])).unwrap();
             text(client.send_request(request).await.unwrap()).await.1
         }
     });
     for (n, answer) in futures::future::join_all(calls).await.into_iter().enumerate() {
-        assert!(answer.starts_with(&format!("POST http://api/{n} HTTP/2.0\n")) && answer.ends_with("body 10000\n"), "{answer}");
+        assert!(
+            answer.starts_with(&format!("POST http://api/{n} HTTP/2.0\n"))
+                && answer.ends_with("body 10000\n"),
+            "{answer}"
+        );
         assert!(answer.contains("byrnie-client-id: spiffe://cluster.local/ns/shop/sa/web\n"), "{answer}");
     }
     let metrics = mesh.server.metrics();
@@ -112,7 +122,13 @@ async fn a_server_that_goes_away_loses_no_request() {
     for round in 0..20 {
         let calls = (0..10).map(|_| {
             let mut client = client.clone();
-            async move { client.send_request(Request::get("http://api/").body(Empty::new()).unwrap()).await.unwrap().status() }
+            async move {
+                client
+                    .send_request(Request::get("http://api/").body(Empty::new()).unwrap())
+                    .await
+                    .unwrap()
+                    .status()
+            }
         });
         for status in futures::future::join_all(calls).await {
             assert_eq!(status, StatusCode::OK, "round {round}");
@@ -126,6 +142,9 @@ async fn two_hosts_are_refused() {
     let mut client = http2::<Empty<Bytes>>(mesh.client.outbound).await;
     let request = Request::get("http://api/").header("host", "other").body(Empty::new()).unwrap();
     let (head, body, _) = text(client.send_request(request).await.unwrap()).await;
-    assert_eq!((head.status, &head.headers["byrnie-reason"]), (StatusCode::BAD_REQUEST, &"bad-host".parse().unwrap()));
+    assert_eq!(
+        (head.status, &head.headers["byrnie-reason"]),
+        (StatusCode::BAD_REQUEST, &"bad-host".parse().unwrap())
+    );
     assert_eq!(body, "byrnie: bad-host: the request needs exactly one valid host\n");
 }

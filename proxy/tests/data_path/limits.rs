@@ -19,7 +19,10 @@ use crate::{
 };
 
 /// A proxy process that lets plaintext in to `app`; ends with the test.
-struct Process(Child, #[expect(dead_code, reason = "holds the files that the process reads")] tempfile::TempDir);
+struct Process(
+    Child,
+    #[expect(dead_code, reason = "holds the files that the process reads")] tempfile::TempDir,
+);
 
 impl Process {
     fn start(app: SocketAddr, descriptors: u32) -> (Self, SocketAddr) {
@@ -60,7 +63,10 @@ impl Drop for Process {
 #[tokio::test]
 async fn a_proxy_without_free_descriptors_serves_again_as_soon_as_it_has_some() {
     let (_process, proxy) = Process::start(echo().await, 64);
-    within(Duration::from_secs(10), "the proxy does not start", async || TcpStream::connect(proxy).await.ok()).await;
+    within(Duration::from_secs(10), "the proxy does not start", async || {
+        TcpStream::connect(proxy).await.ok()
+    })
+    .await;
     for round in 0..3 {
         let mut idle = Vec::new();
         for _ in 0..100 {

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    apps::{echo, played, raw, read_all, read_until},
+    apps::{echo, played, raw, read_all, read_until, within},
     rig::{LIMIT, Mesh, meshed, one_service},
 };
 
@@ -31,10 +31,14 @@ async fn bytes_and_half_closes_pass() {
     tcp.write_all(&vec![7; 3_000_000]).await.unwrap();
     tcp.shutdown().await.unwrap();
     assert_eq!(read_all(&mut tcp).await, "3000000 bytes");
-    let metrics = mesh.client.metrics();
-    assert!(metrics.contains(r#"byrnie_tcp_bytes_total{direction="outbound",destination="shop/api:80",flow="sent"} 3000000"#), "{metrics}");
-    let metrics = mesh.server.metrics();
-    assert!(metrics.contains(r#"kind="mtls-tcp",peer="spiffe://cluster.local/ns/shop/sa/web"} 1"#), "{metrics}");
+    let counted =
+        r#"byrnie_tcp_bytes_total{direction="outbound",destination="shop/api:80",flow="sent"} 3000000"#;
+    within(LIMIT, "the bytes are not counted", async || {
+        mesh.client.metrics().contains(counted).then_some(())
+    })
+    .await;
+    let peer = r#"kind="mtls-tcp",peer="spiffe://cluster.local/ns/shop/sa/web"} 1"#;
+    assert!(mesh.server.metrics().contains(peer));
 }
 
 #[tokio::test]
@@ -89,7 +93,11 @@ async fn the_identity_of_an_endpoint_must_be_the_expected_one() {
     tcp.write_all(b"secret").await.unwrap();
     let ended = timeout(LIMIT, tcp.read(&mut [0; 16])).await.unwrap();
     assert!(ended.is_err(), "{ended:?}");
-    assert!(mesh.client.metrics().contains(r#"byrnie_handshake_failures_total{direction="outbound",reason="unexpected-peer"} 1"#));
+    assert!(
+        mesh.client
+            .metrics()
+            .contains(r#"byrnie_handshake_failures_total{direction="outbound",reason="unexpected-peer"} 1"#)
+    );
 }
 
 #[tokio::test]
@@ -109,8 +117,14 @@ async fn a_websocket_is_one_long_request() {
     let mut tcp = mesh.connect().await;
     tcp.write_all(b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: k\r\n\r\nearly").await.unwrap();
     let switched = read_until(&mut tcp, "first").await.to_lowercase();
-    assert!(switched.starts_with("http/1.1 101 ") && switched.contains("upgrade: websocket\r\n"), "{switched}");
-    assert!(switched.contains("sec-websocket-accept: x\r\n") && switched.contains("connection: upgrade\r\n"), "{switched}");
+    assert!(
+        switched.starts_with("http/1.1 101 ") && switched.contains("upgrade: websocket\r\n"),
+        "{switched}"
+    );
+    assert!(
+        switched.contains("sec-websocket-accept: x\r\n") && switched.contains("connection: upgrade\r\n"),
+        "{switched}"
+    );
     tcp.write_all(b"more").await.unwrap();
     assert_eq!(read_all(&mut tcp).await, "last");
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use byrnie_model::{
-    Action, Enforcement, HttpMatch, InboundPolicy, Mtls, MtlsMode, ObjectName, PathMatch, Policy, Ports, Protocol, Rule,
-    Source, Workload,
+    Action, Enforcement, HttpMatch, InboundPolicy, Mtls, MtlsMode, ObjectName, PathMatch, Policy, Ports,
+    Protocol, Rule, Source, Workload,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -63,7 +63,12 @@ async fn requests_are_decided_one_by_one_on_the_same_connection() {
     let mesh = Mesh::new(echo().await);
     mesh.server.policy(allow("web", path("/charge"), Enforcement::Enforced));
     let mut tcp = mesh.connect().await;
-    for (path, status) in [("/charge/1", "200 OK"), ("/admin", "403 Forbidden"), ("/charge/../admin", "400 Bad Request"), ("/charge", "200 OK")] {
+    for (path, status) in [
+        ("/charge/1", "200 OK"),
+        ("/admin", "403 Forbidden"),
+        ("/charge/../admin", "400 Bad Request"),
+        ("/charge", "200 OK"),
+    ] {
         tcp.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
         let answer = read_until(&mut tcp, "\n").await + &read_until(&mut tcp, "").await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{path}: {answer}");
@@ -74,8 +79,14 @@ async fn requests_are_decided_one_by_one_on_the_same_connection() {
         drain(&mut tcp).await;
     }
     let metrics = mesh.server.metrics();
-    assert!(metrics.contains(r#"byrnie_authorization_total{verdict="allow",policy="shop/who-may"} 2"#), "{metrics}");
-    assert!(metrics.contains(r#"byrnie_authorization_total{verdict="deny",policy="shop/who-may"} 2"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"byrnie_authorization_total{verdict="allow",policy="shop/who-may"} 2"#),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains(r#"byrnie_authorization_total{verdict="deny",policy="shop/who-may"} 2"#),
+        "{metrics}"
+    );
 }
 
 async fn drain(tcp: &mut TcpStream) {
@@ -147,7 +158,10 @@ async fn what_is_audited_passes_and_is_counted() {
     mesh.server.policy(allow("other", vec![], Enforcement::Audit));
     assert!(get(mesh.client.outbound, "/", "").await.starts_with("HTTP/1.1 200 "));
     let metrics = mesh.server.metrics();
-    assert!(metrics.contains(r#"byrnie_authorization_total{verdict="audit",policy="shop/who-may"} 1"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"byrnie_authorization_total{verdict="audit",policy="shop/who-may"} 1"#),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
@@ -157,7 +171,10 @@ async fn denials_reach_http2_too() {
     let mut client = http2::<http_body_util::Empty<bytes::Bytes>>(mesh.client.outbound).await;
     let request = http::Request::get("http://api/").body(http_body_util::Empty::new()).unwrap();
     let (head, body, _) = text(client.send_request(request).await.unwrap()).await;
-    assert_eq!((head.status.as_u16(), head.headers["byrnie-reason"].to_str().unwrap()), (403, "no-rule-allows"));
+    assert_eq!(
+        (head.status.as_u16(), head.headers["byrnie-reason"].to_str().unwrap()),
+        (403, "no-rule-allows")
+    );
     assert_eq!(body, "byrnie: no-rule-allows: the caller is not allowed to make this request\n");
 }
 

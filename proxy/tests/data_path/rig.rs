@@ -11,8 +11,8 @@ use std::{
 
 use byrnie_identity::{Identity, KeyPair, Leaf, TrustBundle};
 use byrnie_model::{
-    Backend, Destination, Endpoint, InboundPolicy, Mtls, MtlsMode, Protocol, Route, Service, ServicePort, SpiffeId,
-    Timeouts, TrustDomain, WeightedBackend, Workload,
+    Backend, Destination, Endpoint, InboundPolicy, Mtls, MtlsMode, Protocol, Route, Service, ServicePort,
+    SpiffeId, Timeouts, TrustDomain, WeightedBackend, Workload,
 };
 use byrnie_proxy::{
     access_log::AccessLog,
@@ -24,7 +24,8 @@ use byrnie_proxy::{
     worker,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose,
+    SanType,
 };
 use tokio::net::{TcpListener, TcpStream};
 
@@ -98,7 +99,8 @@ impl Authority {
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(id(account).as_str().try_into().unwrap())];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.not_before = time::OffsetDateTime::now_utc() - Duration::from_mins(1);
         params.not_after = time::OffsetDateTime::now_utc() + lifetime;
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
@@ -194,8 +196,15 @@ pub(crate) fn one_service(protocol: Protocol, endpoints: Vec<Endpoint>) -> Desti
     service(protocol, vec![("api", 1, endpoints)], Timeouts::default())
 }
 
-pub(crate) fn service(protocol: Protocol, backends: Vec<(&str, u32, Vec<Endpoint>)>, timeouts: Timeouts) -> Destination {
-    let weights = backends.iter().enumerate().map(|(backend, (_, weight, _))| WeightedBackend { backend, weight: *weight });
+pub(crate) fn service(
+    protocol: Protocol,
+    backends: Vec<(&str, u32, Vec<Endpoint>)>,
+    timeouts: Timeouts,
+) -> Destination {
+    let weights = backends
+        .iter()
+        .enumerate()
+        .map(|(backend, (_, weight, _))| WeightedBackend { backend, weight: *weight });
     let route = Route { backends: weights.collect(), timeouts, ..Route::default() };
     let backends = backends.into_iter().map(|(name, _, endpoints)| Backend {
         name: ServicePort::new("shop", name, 80),
@@ -210,7 +219,8 @@ pub(crate) fn free_port() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let base = 20_000 + u16::try_from(std::process::id() % 300).unwrap() * 40;
     loop {
-        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), base + NEXT.fetch_add(1, Ordering::Relaxed));
+        let address =
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), base + NEXT.fetch_add(1, Ordering::Relaxed));
         if std::net::TcpListener::bind(address).is_ok() {
             return address;
         }

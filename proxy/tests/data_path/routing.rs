@@ -23,7 +23,13 @@ use crate::{
 async fn weights_hold_per_request_on_one_connection() {
     let mesh = Mesh::new(echo().await);
     let (one, two) = (named("one").await, named("two").await);
-    let shares = |a, b| service(Protocol::Detect, vec![("v1", a, vec![plain(one)]), ("v2", b, vec![plain(two)])], Timeouts::default());
+    let shares = |a, b| {
+        service(
+            Protocol::Detect,
+            vec![("v1", a, vec![plain(one)]), ("v2", b, vec![plain(two)])],
+            Timeouts::default(),
+        )
+    };
     mesh.route(shares(90, 10));
     let mut tcp = mesh.connect().await;
     let mut count = async |requests: usize| {
@@ -38,7 +44,8 @@ async fn weights_hold_per_request_on_one_connection() {
     assert!((1740..1860).contains(&ones), "{ones}");
     mesh.route(shares(0, 1));
     assert_eq!(count(50).await, 0);
-    let empty = service(Protocol::Detect, vec![("v1", 99, vec![plain(one)]), ("v2", 1, vec![])], Timeouts::default());
+    let empty =
+        service(Protocol::Detect, vec![("v1", 99, vec![plain(one)]), ("v2", 1, vec![])], Timeouts::default());
     mesh.route(empty);
     assert_eq!(count(50).await, 50);
 }
@@ -49,15 +56,25 @@ async fn an_endpoint_that_takes_no_connection_costs_no_request() {
     let dead = free_port();
     mesh.route(one_service(Protocol::Detect, vec![meshed(mesh.server.inbound, "api"), meshed(dead, "api")]));
     for _ in 0..50 {
-        let post = raw(mesh.client.outbound, "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc").await;
+        let post = raw(
+            mesh.client.outbound,
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc",
+        )
+        .await;
         assert!(post.starts_with("HTTP/1.1 200 ") && post.contains("body 3\n"), "{post}");
     }
     mesh.route(one_service(Protocol::Detect, vec![meshed(dead, "api")]));
     let answer = get(mesh.client.outbound, "/", "").await;
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("byrnie-reason: connect-failed"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("byrnie-reason: connect-failed"),
+        "{answer}"
+    );
     mesh.route(one_service(Protocol::Detect, vec![]));
     let answer = get(mesh.client.outbound, "/", "").await;
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("byrnie-reason: no-endpoints"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("byrnie-reason: no-endpoints"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -68,11 +85,18 @@ async fn a_request_that_no_application_saw_goes_elsewhere_with_its_body() {
     let endpoints = vec![meshed(mesh.server.inbound, "api"), meshed(leaving.inbound, "api")];
     mesh.route(one_service(Protocol::Detect, endpoints));
     for _ in 0..50 {
-        let post = raw(mesh.client.outbound, "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc").await;
+        let post = raw(
+            mesh.client.outbound,
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc",
+        )
+        .await;
         assert!(post.starts_with("HTTP/1.1 200 ") && post.contains("body 3\n"), "{post}");
     }
     let metrics = mesh.client.metrics();
-    assert!(metrics.contains(r#"byrnie_retries_total{destination="shop/api:80",reason="undelivered"}"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"byrnie_retries_total{destination="shop/api:80",reason="undelivered"}"#),
+        "{metrics}"
+    );
     mesh.route(one_service(Protocol::Detect, vec![meshed(leaving.inbound, "api")]));
     let answer = get(mesh.client.outbound, "/", "").await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("byrnie-reason: app-refused"), "{answer}");
@@ -123,7 +147,11 @@ async fn what_an_application_may_have_seen_is_sent_twice_only_if_that_is_the_sam
     let mesh = Mesh::new(app);
     assert!(get(mesh.client.outbound, "/", "").await.ends_with("ok"));
     assert_eq!(seen.load(Ordering::SeqCst), 2);
-    let answer = raw(mesh.client.outbound, "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await;
+    let answer = raw(
+        mesh.client.outbound,
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
     assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("byrnie-reason: app-reset"), "{answer}");
     assert_eq!(seen.load(Ordering::SeqCst), 3);
 }
@@ -134,14 +162,18 @@ async fn a_destination_that_stays_unknown_is_refused_with_its_reason() {
     let proxy = Proxy::start(mesh.authority.identity("web"), free_port(), ([10, 96, 0, 99], 80).into());
     let began = Instant::now();
     let answer = get(proxy.outbound, "/", "").await;
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("byrnie-reason: discovery-timeout"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("byrnie-reason: discovery-timeout"),
+        "{answer}"
+    );
     assert!(Instant::now() - began < Duration::from_secs(8));
     let waiting = tokio::spawn(async move { get(proxy.outbound, "/late", "").await });
     tokio::time::sleep(Duration::from_millis(200)).await;
-    proxy.shared.destinations.slot(([10, 96, 0, 99], 80).into()).store(Arc::new(one_service(
-        Protocol::Detect,
-        vec![meshed(mesh.server.inbound, "api")],
-    )));
+    proxy
+        .shared
+        .destinations
+        .slot(([10, 96, 0, 99], 80).into())
+        .store(Arc::new(one_service(Protocol::Detect, vec![meshed(mesh.server.inbound, "api")])));
     assert!(waiting.await.unwrap().contains("GET /late "));
 }
 
@@ -157,9 +189,16 @@ async fn a_request_has_a_deadline() {
     .await;
     let mesh = Mesh::new(app);
     let timeouts = Timeouts { request: Some(Duration::from_millis(300)), idle: None };
-    mesh.route(service(Protocol::Detect, vec![("api", 1, vec![meshed(mesh.server.inbound, "api")])], timeouts));
+    mesh.route(service(
+        Protocol::Detect,
+        vec![("api", 1, vec![meshed(mesh.server.inbound, "api")])],
+        timeouts,
+    ));
     let answer = get(mesh.client.outbound, "/head", "").await;
-    assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("byrnie-reason: request-timeout"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 504 ") && answer.contains("byrnie-reason: request-timeout"),
+        "{answer}"
+    );
     let mut tcp = mesh.connect().await;
     tcp.write_all(b"GET /body HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     let cut = timeout(Duration::from_secs(3), read_all(&mut tcp)).await.unwrap();
@@ -189,7 +228,10 @@ async fn a_renewed_certificate_is_used_at_once_and_costs_no_request() {
     let mut tcp = mesh.connect().await;
     let opened = |mesh: &Mesh| {
         let metrics = mesh.server.metrics();
-        let line = metrics.lines().find(|l| l.contains("connections_opened_total") && l.contains("mtls-http1")).unwrap();
+        let line = metrics
+            .lines()
+            .find(|l| l.contains("connections_opened_total") && l.contains("mtls-http1"))
+            .unwrap();
         line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()
     };
     for renewal in 1..=3 {
@@ -198,7 +240,11 @@ async fn a_renewed_certificate_is_used_at_once_and_costs_no_request() {
             assert!(read_until(&mut tcp, "body 0\n").await.starts_with("HTTP/1.1 200 "));
         }
         assert_eq!(opened(&mesh), renewal);
-        mesh.client.shared.identity.install_leaf(mesh.authority.leaf("web", Duration::from_hours(1))).unwrap();
+        mesh.client
+            .shared
+            .identity
+            .install_leaf(mesh.authority.leaf("web", Duration::from_hours(1)))
+            .unwrap();
         tokio::time::sleep(Duration::from_millis(600)).await;
     }
 }
@@ -214,7 +260,11 @@ async fn a_server_that_refuses_the_callers_certificate_has_not_seen_the_request(
     let endpoints = vec![meshed(mesh.server.inbound, "api"), meshed(suspicious.inbound, "api")];
     mesh.route(one_service(Protocol::Detect, endpoints));
     for _ in 0..30 {
-        let post = raw(mesh.client.outbound, "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc").await;
+        let post = raw(
+            mesh.client.outbound,
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc",
+        )
+        .await;
         assert!(post.starts_with("HTTP/1.1 200 ") && post.contains("body 3\n"), "{post}");
     }
     assert!(suspicious.metrics().contains("byrnie_handshake_failures_total{direction=\"inbound\""));

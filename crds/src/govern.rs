@@ -1,8 +1,9 @@
 //! Which policies govern a pod, and what they come to there. Pure: the operator feeds it from its watches, the
 //! CLI from the API server, so that `byrnie explain` and the proxies cannot disagree.
 //!
-//! Authorization of all policies unites. `mtls` and `traffic` come whole from one policy: the one with the most
-//! specific target (a Service or Pod before the namespace), then the oldest, then the first by name.
+//! Authorization of all policies unites. `traffic` comes whole from one policy: the one with the most specific target
+//! (a Service or Pod before the namespace), then the oldest, then the first by name. `mtls` is decided so for each port
+//! by the policies that select it; among equally specific ones, one that names the port comes first.
 
 use std::{
     cmp::{Ordering, Reverse},
@@ -116,13 +117,13 @@ pub fn govern<'a>(
         policies.into_iter().filter_map(|candidate| select(candidate, pod, services)).collect();
     selected.sort_by(Selected::precedence);
     let mut overridden = Vec::new();
-    let mtls = in_charge(&selected, "mtls", |s| s.policy().mtls.as_ref(), &mut overridden);
+    let mtls = mtls(&selected, default, &mut overridden);
     let traffic = in_charge(&selected, "traffic", |s| s.policy().traffic.as_ref(), &mut overridden);
     let declared = services.iter().filter(|service| service.selects(pod)).flat_map(|s| s.ports);
     Governed {
         workload: Workload {
             inbound: InboundPolicy {
-                mtls: mtls_of(mtls, default),
+                mtls,
                 policies: selected.iter().filter_map(|s| s.policy().policy(s.ports.clone())).collect(),
             },
             protocols: protocols(pod, traffic.map(|(_, traffic)| traffic), declared),
@@ -203,15 +204,54 @@ fn in_charge<'a, T>(
     Some(first)
 }
 
-/// A policy for a Service speaks of the Service's ports alone; on all others the namespace's default holds.
-fn mtls_of(in_charge: Option<(&Selected<'_>, &Mtls)>, default: MtlsMode) -> Mtls {
-    match in_charge {
-        None => Mtls { default, ports: Vec::new() },
-        Some((Selected { ports: Ports::All, .. }, mtls)) => mtls.clone(),
-        Some((Selected { ports: Ports::Only(ports), .. }, mtls)) => {
-            Mtls { default, ports: ports.iter().map(|port| (*port, mtls.mode(*port))).collect() }
+/// Port by port, because a policy for a Service speaks of the Service's ports alone: on all others, what governs them
+/// holds on. `default` holds where no policy speaks.
+fn mtls(selected: &[Selected<'_>], default: MtlsMode, overridden: &mut Vec<Overridden>) -> Mtls {
+    let speaking: Vec<(&Selected<'_>, &Mtls)> =
+        selected.iter().filter_map(|s| Some((s, s.policy().mtls.as_ref()?))).collect();
+    let names = |mtls: &Mtls, port| mtls.ports.iter().any(|(named, _)| Some(*named) == port);
+    let selects = |ports: &Ports, port: Option<u16>| match port {
+        Some(port) => ports.contains(port),
+        None => *ports == Ports::All,
+    };
+    // `None` is every port that nobody names. They are in the order of precedence already.
+    let decides = |port: Option<u16>| {
+        let here = speaking.iter().enumerate().filter(|(_, (s, _))| selects(&s.ports, port));
+        here.min_by_key(|(at, (s, mtls))| (!s.specific, !names(mtls, port), *at)).map(|(at, _)| at)
+    };
+    let mode = |port: Option<u16>| {
+        decides(port).map_or(default, |at| {
+            let mtls = speaking[at].1;
+            port.map_or(mtls.default, |port| mtls.mode(port))
+        })
+    };
+    let mut ports: Vec<u16> = speaking
+        .iter()
+        .flat_map(|(s, mtls)| {
+            let selected = match &s.ports {
+                Ports::All => &[],
+                Ports::Only(ports) => ports.as_slice(),
+            };
+            selected.iter().copied().chain(mtls.ports.iter().map(|(port, _)| *port))
+        })
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    for (at, (loser, _)) in speaking.iter().enumerate() {
+        let every = ports.iter().copied().map(Some).chain([None]);
+        let deciding: Vec<usize> =
+            every.filter(|port| selects(&loser.ports, *port)).filter_map(decides).collect();
+        if let Some(first) = deciding.first().filter(|_| !deciding.contains(&at)) {
+            overridden.push(Overridden {
+                policy: loser.policy().name.clone(),
+                section: "mtls",
+                by: speaking[*first].0.policy().name.clone(),
+            });
         }
     }
+    let general = mode(None);
+    let exceptions = ports.into_iter().map(|port| (port, mode(Some(port))));
+    Mtls { default: general, ports: exceptions.filter(|(_, mode)| *mode != general).collect() }
 }
 
 /// By policy first, then as the Services that select the pod declare it; two Services that disagree declare nothing.
@@ -330,11 +370,45 @@ mod tests {
         let mtls = &governed.workload.inbound.mtls;
         assert_eq!(
             (mtls.mode(8080), mtls.mode(9090), mtls.mode(1)),
-            (MtlsMode::Permissive, MtlsMode::Strict, MtlsMode::Strict)
+            (MtlsMode::Permissive, MtlsMode::Strict, MtlsMode::Permissive)
         );
         let losers: Vec<_> =
             governed.overridden.iter().map(|o| (o.policy.name.as_str(), o.by.name.as_str())).collect();
-        assert_eq!(losers, [("younger", "older"), ("namespace", "older")]);
+        assert_eq!(losers, [("younger", "older")], "the namespace's still holds on other ports");
+    }
+
+    #[test]
+    fn a_policy_for_a_service_says_nothing_of_other_ports() {
+        let pod_labels = labels(&[("app", "pay")]);
+        let pod = PodFacts { namespace: "shop", labels: &pod_labels, named_ports: &[] };
+        let ports = [ServicePort { port: 80, target: TargetPort::Number(8080), protocol: Protocol::Detect }];
+        let pay = ServiceFacts { name: "pay", selector: &pod_labels, ports: &ports };
+        let policies = [
+            policy("namespace", "{mtls: {mode: Strict}}", 0),
+            policy("service", "{targetRefs: [{kind: Service, name: pay}], mtls: {mode: Strict}}", 1),
+        ];
+        let governed = govern(&pod, MtlsMode::Permissive, &policies, &[pay]);
+        assert_eq!(governed.workload.inbound.mtls, Mtls::default());
+        assert!(governed.overridden.is_empty());
+    }
+
+    #[test]
+    fn a_policy_that_names_a_port_decides_about_it() {
+        let governed = on_pod(&[
+            policy("general", "{targetRefs: [{kind: Service, name: pay}], mtls: {mode: Strict}}", 0),
+            policy(
+                "port",
+                "{targetRefs: [{kind: Service, name: pay}], mtls: {mode: Strict, ports: [{port: 9090, mode: Permissive}]}}",
+                1,
+            ),
+            policy("all", "{mtls: {mode: Strict, ports: [{port: 8080, mode: Permissive}]}}", 0),
+        ]);
+        let mtls = &governed.workload.inbound.mtls;
+        assert_eq!(
+            (mtls.default, mtls.ports.as_slice()),
+            (MtlsMode::Strict, &[(9090, MtlsMode::Permissive)][..])
+        );
+        assert!(governed.overridden.is_empty());
     }
 
     #[test]

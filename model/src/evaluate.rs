@@ -12,8 +12,8 @@ use http::HeaderMap;
 
 use crate::{
     authorization::{
-        Action, Enforcement, HeaderMatch, HttpMatch, InboundPolicy, MtlsMode, PathMatch, Policy, Rule, Source,
-        ValueMatch,
+        Action, Enforcement, HeaderMatch, HttpMatch, InboundPolicy, MtlsMode, PathMatch, Policy, Rule,
+        Source, ValueMatch,
     },
     names::ObjectName,
     path::{self, PathFault},
@@ -163,7 +163,11 @@ pub fn matches_http(wanted: &HttpMatch, http: &HttpRequest<'_>) -> bool {
     http_matches(wanted, http, Action::Allow)
 }
 
-fn decide<'a>(policy: &'a InboundPolicy, request: &Request<'_>, counts: impl Fn(&Policy) -> bool) -> Decision<'a> {
+fn decide<'a>(
+    policy: &'a InboundPolicy,
+    request: &Request<'_>,
+    counts: impl Fn(&Policy) -> bool,
+) -> Decision<'a> {
     let governing = || policy.policies.iter().filter(|p| p.ports.contains(request.port) && counts(p));
     let rules = || {
         governing().flat_map(|p| {
@@ -171,14 +175,18 @@ fn decide<'a>(policy: &'a InboundPolicy, request: &Request<'_>, counts: impl Fn(
             here.map(move |(index, rule)| (p, RuleName { policy: &p.name, rule: index }, rule))
         })
     };
-    if let Some((_, name, fault)) = rules().find_map(|(p, name, rule)| Some((p, name, unreadable(rule, request)?))) {
+    if let Some((_, name, fault)) =
+        rules().find_map(|(p, name, rule)| Some((p, name, unreadable(rule, request)?)))
+    {
         return Decision::Deny(match fault {
             Unreadable::NotHttp => Denial::NotHttp(name),
             Unreadable::Path(fault) => Denial::Path(name, fault),
         });
     }
     let matching = |action| {
-        rules().find(|(p, _, rule)| p.action == action && rule_matches(rule, request, action)).map(|(_, name, _)| name)
+        rules()
+            .find(|(p, _, rule)| p.action == action && rule_matches(rule, request, action))
+            .map(|(_, name, _)| name)
     };
     if let Some(name) = matching(Action::Deny) {
         return Decision::Deny(Denial::Rule(name));
@@ -203,7 +211,11 @@ fn unreadable(rule: &Rule, request: &Request<'_>) -> Option<Unreadable> {
         return None;
     }
     let Some(http) = &request.http else { return Some(Unreadable::NotHttp) };
-    if rule.http.iter().any(|m| m.path.is_some()) { path::fault(http.path).map(Unreadable::Path) } else { None }
+    if rule.http.iter().any(|m| m.path.is_some()) {
+        path::fault(http.path).map(Unreadable::Path)
+    } else {
+        None
+    }
 }
 
 fn rule_matches(rule: &Rule, request: &Request<'_>, action: Action) -> bool {
@@ -336,7 +348,8 @@ mod tests {
     #[test]
     fn what_no_rule_allows_is_refused() {
         let (headers, web, other) = (HeaderMap::new(), id("shop/web"), id("shop/web2"));
-        let rule = Rule { sources: from("shop", Some("web")), http: vec![under("/charge")], ..Rule::default() };
+        let rule =
+            Rule { sources: from("shop", Some("web")), http: vec![under("/charge")], ..Rule::default() };
         let p = only(vec![policy("a", Action::Allow, vec![rule])]);
         assert_eq!(reason(&p, Peer::Mesh(&web), get("/charge/1", &headers)), "");
         assert_eq!(reason(&p, Peer::Mesh(&web), get("/charges", &headers)), "no-rule-allows");
@@ -352,7 +365,8 @@ mod tests {
         let (headers, web) = (HeaderMap::new(), id("shop/web"));
         let anyone = Rule { sources: vec![Source::Anyone], ..Rule::default() };
         let admin = Rule { sources: from("lab", None), http: vec![under("/admin")], ..Rule::default() };
-        let mut p = only(vec![policy("all", Action::Allow, vec![anyone]), policy("d", Action::Deny, vec![admin])]);
+        let mut p =
+            only(vec![policy("all", Action::Allow, vec![anyone]), policy("d", Action::Deny, vec![admin])]);
         p.mtls.default = MtlsMode::Permissive;
         let lab = id("lab/x");
         assert_eq!(reason(&p, Peer::Mesh(&web), get("/admin", &headers)), "");
@@ -379,18 +393,23 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append("x-team", "blue".parse().unwrap());
         let http = get("/", &headers).unwrap();
-        let host = |h: &str| matches_http(&HttpMatch { hosts: vec![h.into()], ..HttpMatch::default() }, &http);
+        let host =
+            |h: &str| matches_http(&HttpMatch { hosts: vec![h.into()], ..HttpMatch::default() }, &http);
         assert!(host("payments.shop") && host("*.shop") && !host("payments") && !host("*.payments.shop"));
         let wants = |value, action| {
             let header = HeaderMatch { name: HeaderName::from_static("x-team"), value };
             http_matches(&HttpMatch { headers: vec![header], ..HttpMatch::default() }, &http, action)
         };
         assert!(wants(ValueMatch::Exact("blue".into()), Action::Allow));
-        assert!(wants(ValueMatch::Present, Action::Allow) && !wants(ValueMatch::Prefix("r".into()), Action::Allow));
+        assert!(
+            wants(ValueMatch::Present, Action::Allow)
+                && !wants(ValueMatch::Prefix("r".into()), Action::Allow)
+        );
         let mut twice = headers.clone();
         twice.append("x-team", "red".parse().unwrap());
         let http = get("/", &twice).unwrap();
-        let blue = HeaderMatch { name: HeaderName::from_static("x-team"), value: ValueMatch::Exact("blue".into()) };
+        let blue =
+            HeaderMatch { name: HeaderName::from_static("x-team"), value: ValueMatch::Exact("blue".into()) };
         let wanted = HttpMatch { headers: vec![blue], ..HttpMatch::default() };
         assert!(!http_matches(&wanted, &http, Action::Allow) && http_matches(&wanted, &http, Action::Deny));
         assert_eq!(bare_host("[::1]:80"), "[::1]");

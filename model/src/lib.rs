@@ -11,10 +11,12 @@ pub mod route;
 pub mod spiffe;
 
 pub use authorization::{
-    Action, Enforcement, HeaderMatch, HttpMatch, InboundPolicy, Mtls, MtlsMode, PathMatch, Policy, Ports, Rule,
-    Source, ValueMatch,
+    Action, Enforcement, HeaderMatch, HttpMatch, InboundPolicy, Mtls, MtlsMode, PathMatch, Policy, Ports,
+    Rule, Source, ValueMatch,
 };
 pub use evaluate::{Decision, Denial, Grant, HttpRequest, Peer, Request, Verdict, evaluate};
 pub use names::{ObjectName, ServicePort};
-pub use route::{Backend, Destination, Endpoint, Protocol, Route, Service, Timeouts, WeightedBackend, Workload};
+pub use route::{
+    Backend, Destination, Endpoint, Protocol, Route, Service, Timeouts, WeightedBackend, Workload,
+};
 pub use spiffe::{SpiffeId, TrustDomain};

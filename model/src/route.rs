@@ -133,7 +133,9 @@ impl Workload {
 impl Service {
     /// The first route that matches a request.
     pub fn route(&self, request: &HttpRequest<'_>) -> Option<&Route> {
-        self.routes.iter().find(|r| r.matches.is_empty() || r.matches.iter().any(|m| matches_http(m, request)))
+        self.routes
+            .iter()
+            .find(|r| r.matches.is_empty() || r.matches.iter().any(|m| matches_http(m, request)))
     }
 
     /// The route for connections that are not HTTP: the first without a match.
@@ -167,7 +169,8 @@ mod tests {
     use super::*;
 
     fn route(weights: &[u32]) -> Route {
-        let backends = weights.iter().enumerate().map(|(backend, &weight)| WeightedBackend { backend, weight });
+        let backends =
+            weights.iter().enumerate().map(|(backend, &weight)| WeightedBackend { backend, weight });
         Route { backends: backends.collect(), ..Route::default() }
     }
 

@@ -63,7 +63,11 @@ impl SpiffeId {
     ///
     /// # Errors
     /// [`SpiffeError::Namespace`] or [`SpiffeError::ServiceAccount`] when a part is not a Kubernetes name.
-    pub fn new(trust_domain: &TrustDomain, namespace: &str, service_account: &str) -> Result<Self, SpiffeError> {
+    pub fn new(
+        trust_domain: &TrustDomain,
+        namespace: &str,
+        service_account: &str,
+    ) -> Result<Self, SpiffeError> {
         if !is_dns_label(namespace) {
             return Err(SpiffeError::Namespace);
         }
@@ -73,7 +77,11 @@ impl SpiffeId {
         let uri = format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}");
         let trust_domain_end = SCHEME.len() + trust_domain.0.len();
         let namespace_end = trust_domain_end + "/ns/".len() + namespace.len();
-        Ok(Self { uri: uri.into(), trust_domain_end: offset(trust_domain_end), namespace_end: offset(namespace_end) })
+        Ok(Self {
+            uri: uri.into(),
+            trust_domain_end: offset(trust_domain_end),
+            namespace_end: offset(namespace_end),
+        })
     }
 
     /// The whole id, `spiffe://...`.
@@ -205,7 +213,10 @@ mod tests {
     #[test]
     fn an_id_gives_back_its_parts() {
         let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/check.out-1".parse().unwrap();
-        assert_eq!((id.trust_domain(), id.namespace(), id.service_account()), ("cluster.local", "shop", "check.out-1"));
+        assert_eq!(
+            (id.trust_domain(), id.namespace(), id.service_account()),
+            ("cluster.local", "shop", "check.out-1")
+        );
         assert_eq!(id.as_str().parse::<SpiffeId>().unwrap(), id);
     }
 

@@ -135,13 +135,18 @@ fn http_fits(rule: &Rule, call: &Call, deny: bool) -> bool {
         };
         let host = h.hosts.is_empty() || h.hosts.iter().any(|want| host_fits(want, &seen.host));
         let headers = h.headers.iter().all(|(name, want)| {
-            let values: Vec<&String> = seen.headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v).collect();
+            let values: Vec<&String> =
+                seen.headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v).collect();
             let fits = |v: &String| match want {
                 None => true,
                 Some((false, exact)) => v == exact,
                 Some((true, start)) => v.starts_with(start.as_str()),
             };
-            if deny { values.into_iter().any(fits) } else { !values.is_empty() && values.into_iter().all(fits) }
+            if deny {
+                values.into_iter().any(fits)
+            } else {
+                !values.is_empty() && values.into_iter().all(fits)
+            }
         });
         method && path && host && headers
     })
@@ -156,8 +161,10 @@ fn below(path: &str, prefix: &str) -> bool {
 }
 
 fn plain_segments(path: &str) -> Vec<String> {
-    let mut segments: Vec<String> =
-        path.split('/').map(|s| s.chars().take_while(|c| *c != ';').collect::<String>().to_lowercase()).collect();
+    let mut segments: Vec<String> = path
+        .split('/')
+        .map(|s| s.chars().take_while(|c| *c != ';').collect::<String>().to_lowercase())
+        .collect();
     let trailing = path.chars().rev().take_while(|c| *c == '/').count();
     segments.truncate(segments.len() - trailing);
     segments
@@ -178,7 +185,11 @@ fn host_fits(want: &str, host: &str) -> bool {
     if host.ends_with('.') {
         host.pop();
     }
-    if let Some(suffix) = want.strip_prefix("*") { host.ends_with(suffix) && host != suffix } else { host == want }
+    if let Some(suffix) = want.strip_prefix("*") {
+        host.ends_with(suffix) && host != suffix
+    } else {
+        host == want
+    }
 }
 
 /// Whether somebody could read another path out of this one: by decoding and re-reading, not by a byte scan.

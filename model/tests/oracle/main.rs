@@ -7,8 +7,8 @@ mod judge;
 use std::collections::BTreeMap;
 
 use byrnie_model::{
-    Action, Decision, Enforcement, HeaderMatch, HttpMatch, HttpRequest, InboundPolicy, Mtls, MtlsMode, ObjectName,
-    PathMatch, Peer, Policy, Ports, Request, Rule, Source, SpiffeId, ValueMatch, evaluate,
+    Action, Decision, Enforcement, HeaderMatch, HttpMatch, HttpRequest, InboundPolicy, Mtls, MtlsMode,
+    ObjectName, PathMatch, Peer, Policy, Ports, Request, Rule, Source, SpiffeId, ValueMatch, evaluate,
 };
 use http::HeaderMap;
 use judge::Outcome;
@@ -20,13 +20,36 @@ const NAMESPACES: [&str; 3] = ["shop", "sho", "ops"];
 const DOMAINS: [&str; 2] = ["cluster.local", "other.example"];
 const METHODS: [&str; 4] = ["GET", "POST", "get", "DELETE"];
 const HOSTS: [&str; 6] = ["pay.shop", "*.shop", "shop", "pay.shop.svc", "*.svc", "other"];
-const CALLED: [&str; 8] = ["pay.shop", "PAY.shop:80", "pay.shop.", "shop", "x.pay.shop", "pay.shop.svc", "[::1]:80", ""];
+const CALLED: [&str; 8] =
+    ["pay.shop", "PAY.shop:80", "pay.shop.", "shop", "x.pay.shop", "pay.shop.svc", "[::1]:80", ""];
 const HEADERS: [&str; 2] = ["x-team", "x-canary"];
 const VALUES: [&str; 4] = ["blue", "blueish", "red", ""];
 const PATTERNS: [&str; 7] = ["/", "/a", "/a/", "/a/b", "/A", "/admin", "/a;v=1"];
 const PATHS: [&str; 24] = [
-    "/", "/a", "/a/", "/a/b", "/a/b/c", "/ab", "/A", "/A/B", "/admin", "/admin/", "/admin;x", "/a;v=1", "/a;v=1/b",
-    "/public", "/a//b", "/a/../admin", "/a/..;/b", "/%61dmin", "/a%2fb", "/a%20b", "/a%25zz", "/a%2541", "/a\\b", "/a/;x",
+    "/",
+    "/a",
+    "/a/",
+    "/a/b",
+    "/a/b/c",
+    "/ab",
+    "/A",
+    "/A/B",
+    "/admin",
+    "/admin/",
+    "/admin;x",
+    "/a;v=1",
+    "/a;v=1/b",
+    "/public",
+    "/a//b",
+    "/a/../admin",
+    "/a/..;/b",
+    "/%61dmin",
+    "/a%2fb",
+    "/a%20b",
+    "/a%25zz",
+    "/a%2541",
+    "/a\\b",
+    "/a/;x",
 ];
 
 #[test]
@@ -69,7 +92,11 @@ fn another_rule_never_widens_beyond_itself() {
         if before == Outcome::Deny && after != Outcome::Deny {
             decided += 1;
             assert!(alone.is_some(), "seed {seed} case {case}: a rule added to a Deny let something in");
-            assert_ne!(ours(&alone.unwrap(), &call), Outcome::Deny, "seed {seed} case {case}: wider than the rule itself");
+            assert_ne!(
+                ours(&alone.unwrap(), &call),
+                Outcome::Deny,
+                "seed {seed} case {case}: wider than the rule itself"
+            );
         }
     }
     assert!(decided > 100, "only {decided} cases were about widening");
@@ -92,11 +119,16 @@ fn ours(policy: &InboundPolicy, call: &judge::Call) -> Outcome {
             headers.append(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
         }
     }
-    let peer = call.peer.as_ref().map(|(d, n, a)| format!("spiffe://{d}/ns/{n}/sa/{a}").parse::<SpiffeId>().unwrap());
-    let http = call
-        .http
+    let peer = call
+        .peer
         .as_ref()
-        .map(|s| HttpRequest { method: &s.method, path: &s.path, host: &s.host, headers: &headers });
+        .map(|(d, n, a)| format!("spiffe://{d}/ns/{n}/sa/{a}").parse::<SpiffeId>().unwrap());
+    let http = call.http.as_ref().map(|s| HttpRequest {
+        method: &s.method,
+        path: &s.path,
+        host: &s.host,
+        headers: &headers,
+    });
     let peer = peer.as_ref().map_or(Peer::Plaintext, Peer::Mesh);
     let verdict = evaluate(policy, &Request { port: call.port, peer, http });
     match (verdict.decision, verdict.audit) {
@@ -125,7 +157,10 @@ fn world(random: &mut fastrand::Rng) -> (judge::World, InboundPolicy) {
             rules: our_rules,
         });
     }
-    (judge::World { strict, policies: theirs }, InboundPolicy { mtls: Mtls { default, ports: vec![] }, policies: ours })
+    (
+        judge::World { strict, policies: theirs },
+        InboundPolicy { mtls: Mtls { default, ports: vec![] }, policies: ours },
+    )
 }
 
 fn rule(random: &mut fastrand::Rng) -> (judge::Rule, Rule) {
@@ -164,7 +199,11 @@ fn source(random: &mut fastrand::Rng) -> (judge::Source, Source) {
 
 fn http_match(random: &mut fastrand::Rng) -> (judge::Http, HttpMatch) {
     let some = |random: &mut fastrand::Rng, from: &[&str]| {
-        if random.u8(..3) > 0 { vec![] } else { (0..random.usize(1..3)).map(|_| pick(random, from)).collect::<Vec<_>>() }
+        if random.u8(..3) > 0 {
+            vec![]
+        } else {
+            (0..random.usize(1..3)).map(|_| pick(random, from)).collect::<Vec<_>>()
+        }
     };
     let methods = some(random, &METHODS);
     let hosts = some(random, &HOSTS);
@@ -211,10 +250,13 @@ fn pick(random: &mut fastrand::Rng, from: &[&str]) -> String {
 }
 
 fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} must be a number")))
+    std::env::var(variable)
+        .ok()
+        .map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} must be a number")))
 }
 
 fn show(call: &judge::Call) -> String {
-    let http = call.http.as_ref().map(|s| format!("{} {} host {:?} {:?}", s.method, s.path, s.host, s.headers));
+    let http =
+        call.http.as_ref().map(|s| format!("{} {} host {:?} {:?}", s.method, s.path, s.host, s.headers));
     format!("port {} peer {:?} {http:?}", call.port, call.peer)
 }

@@ -121,12 +121,12 @@ impl Inner {
         }
         let (resource, dependencies) = content::make(&self.world, topic);
         self.depend(topic, dependencies);
-        match resource {
-            Some(resource) => self.put(topic, resource, since),
-            None => {
-                let followers = self.cells.get(topic).into_iter().flat_map(|cell| cell.followers.values());
-                followers.for_each(|follower| follower.gone());
-            }
+        if let Some(resource) = resource {
+            self.put(topic, resource, since);
+            return;
+        }
+        for follower in self.cells.get(topic).into_iter().flat_map(|cell| cell.followers.values()) {
+            follower.gone();
         }
     }
 

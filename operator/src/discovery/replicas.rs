@@ -119,7 +119,7 @@ impl Replicas {
             match self.follow_one(&holdings, address, &replica).await {
                 Ok(()) => debug!(replica, "a replica ended its stream"),
                 Err(problem) => {
-                    info!(replica, problem, "cannot follow a replica; what its proxies hold is not known")
+                    info!(replica, problem, "cannot follow a replica; what its proxies hold is not known");
                 }
             }
             holdings.told(&replica, None);

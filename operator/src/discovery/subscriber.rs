@@ -23,6 +23,8 @@ use super::{
 
 /// Destinations that one proxy may follow.
 pub const MAX_DESTINATIONS: usize = 4096;
+/// Messages that a proxy may leave unanswered before it is told no more: what comes meanwhile replaces what waits.
+const MAX_UNANSWERED: usize = 64;
 /// Of a proxy's explanation why it refused something.
 const LONGEST_ERROR: usize = 512;
 
@@ -179,7 +181,7 @@ impl Subscriber {
     /// A version is in force.
     pub fn ack(&self, version: u64) {
         let mut state = self.state.lock();
-        let Some((topic, content)) = state.unanswered.remove(&version) else { return };
+        let Some((topic, content)) = self.answered(&mut state, version) else { return };
         let Some(following) = state.topics.get_mut(&topic) else { return };
         if following.in_force.as_ref().is_none_or(|(before, _)| *before < version) {
             following.in_force = Some((version, content));
@@ -192,7 +194,7 @@ impl Subscriber {
     /// A version was refused; what was in force before still is.
     pub fn nack(&self, version: u64, mut error: String) {
         let mut state = self.state.lock();
-        let Some((topic, content)) = state.unanswered.remove(&version) else { return };
+        let Some((topic, content)) = self.answered(&mut state, version) else { return };
         self.metrics.refusals.get_or_create(&Labels { resource: content.sort() }).inc();
         let Some(following) = state.topics.get_mut(&topic) else { return };
         error.truncate(error.floor_char_boundary(LONGEST_ERROR));
@@ -201,6 +203,15 @@ impl Subscriber {
         }
         drop(state);
         self.bump();
+    }
+
+    fn answered(&self, state: &mut State, version: u64) -> Option<(Topic, Arc<Content>)> {
+        let full = state.unanswered.len() >= MAX_UNANSWERED;
+        let answered = state.unanswered.remove(&version)?;
+        if full {
+            self.wake.notify_one();
+        }
+        Some(answered)
     }
 
     fn bump(&self) {
@@ -264,9 +275,9 @@ struct Due {
 }
 
 impl State {
-    /// The next thing to say; nothing is said twice.
+    /// The next thing to say, if enough of what was said is answered; nothing is said twice.
     fn take(&mut self) -> Option<Due> {
-        loop {
+        while self.unanswered.len() < MAX_UNANSWERED {
             let topic = self.due.pop_front()?;
             let Some(following) = self.topics.get_mut(&topic) else { continue };
             following.queued = false;
@@ -278,13 +289,10 @@ impl State {
             following.sent = Some(content.clone());
             self.version += 1;
             self.unanswered.insert(self.version, (topic, content.clone()));
-            // A proxy that does not answer is not remembered for ever.
-            while self.unanswered.len() > 4 * (self.topics.len() + 1) {
-                self.unanswered.pop_first();
-            }
             let message = v1::ToProxy { version: self.version, resource: Some(content.resource.clone()) };
             return Some(Due { message, content, since });
         }
+        None
     }
 }
 

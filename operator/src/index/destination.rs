@@ -199,17 +199,14 @@ impl<'a> Making<'a> {
         endpoint: &SliceEndpoint,
         address: SocketAddr,
     ) -> Option<Endpoint> {
-        let pod = match &endpoint.pod {
-            Some(named) => {
-                let name = ObjectName::new(namespace, &named.name);
-                let pod = self.world.pod(&name)?;
-                (named.uid.is_empty() || named.uid == pod.uid).then_some(())?;
-                Some((named.name.as_str(), pod))
-            }
-            None => {
-                self.dependencies.push(Dependency::Address(address.ip()));
-                self.world.pod_at(address.ip()).map(|(name, pod)| (name.name.as_str(), pod))
-            }
+        let pod = if let Some(named) = &endpoint.pod {
+            let name = ObjectName::new(namespace, &named.name);
+            let pod = self.world.pod(&name)?;
+            (named.uid.is_empty() || named.uid == pod.uid).then_some(())?;
+            Some((named.name.as_str(), pod))
+        } else {
+            self.dependencies.push(Dependency::Address(address.ip()));
+            self.world.pod_at(address.ip()).map(|(name, pod)| (name.name.as_str(), pod))
         };
         let zone = match (&endpoint.zone, pod) {
             (zone, Some((_, pod))) if zone.is_empty() => self.world.zone(&pod.node),
@@ -234,8 +231,8 @@ fn spoken(traffic: &Traffic, space: &Space, name: &str, service: &Service, port:
     let said = match &port.target {
         TargetPort::Number(number) => by_policy(traffic, *number),
         TargetPort::Name(_) => service.port_names.get(&port.port).and_then(|port_name| {
-            let numbers = space.slices(name).filter_map(|slice| slice.ports.get(port_name));
-            numbers.filter_map(|number| by_policy(traffic, *number)).next()
+            let mut numbers = space.slices(name).filter_map(|slice| slice.ports.get(port_name));
+            numbers.find_map(|number| by_policy(traffic, *number))
         }),
     };
     said.unwrap_or(port.protocol)

@@ -47,10 +47,15 @@ fn change(object: &Value) -> Change {
 /// A world of these objects.
 pub(crate) fn world(yaml: &str) -> World {
     let mut world = World::new(domain());
-    changes(yaml).into_iter().for_each(|change| {
-        world.apply(change);
-    });
+    apply(&mut world, yaml);
     world
+}
+
+/// The world with these objects, or these in place of what they were.
+pub(crate) fn apply(world: &mut World, yaml: &str) {
+    for change in changes(yaml) {
+        world.apply(change);
+    }
 }
 
 /// A meshed pod of namespace `shop`: port `http` is 8080, `admin` 9090; its ServiceAccount is its app.

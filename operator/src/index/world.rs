@@ -176,7 +176,7 @@ impl World {
                 let now = routes(policy.as_ref());
                 match put_sorted(&mut space.policies, name.name, policy) {
                     None => Vec::new(),
-                    Some(before) if now || routes(before.as_ref()) => {
+                    Some(Replaced(before)) if now || routes(before.as_ref()) => {
                         vec![
                             Dependency::Governance(name.namespace.clone()),
                             Dependency::Routing(name.namespace),
@@ -196,7 +196,7 @@ impl World {
     fn pod_changed(&mut self, name: ObjectName, pod: Option<Pod>) -> Vec<Dependency> {
         let now = pod.as_ref().map(|pod| pod.addresses.clone()).unwrap_or_default();
         let space = self.namespaces.entry(name.namespace.clone()).or_default();
-        let Some(before) = put(&mut space.pods, name.name.clone(), pod) else { return Vec::new() };
+        let Some(Replaced(before)) = put(&mut space.pods, name.name.clone(), pod) else { return Vec::new() };
         let mut touched: Vec<_> = space
             .slices
             .iter()
@@ -218,7 +218,7 @@ impl World {
         };
         let (cluster, balancer) = addresses(service.as_ref());
         let space = self.namespaces.entry(name.namespace.clone()).or_default();
-        let Some(before) = put_sorted(&mut space.services, name.name.clone(), service) else {
+        let Some(Replaced(before)) = put_sorted(&mut space.services, name.name.clone(), service) else {
             return Vec::new();
         };
         let (old_cluster, old_balancer) = addresses(before.as_ref());
@@ -279,12 +279,15 @@ impl SliceEndpoint {
     }
 }
 
-/// What was there before, where that was something else.
-fn put<T: PartialEq>(map: &mut HashMap<String, T>, name: String, value: Option<T>) -> Option<Option<T>> {
+/// What was there before a change, where that was something else.
+struct Replaced<T>(Option<T>);
+
+/// `None`: the same was there already.
+fn put<T: PartialEq>(map: &mut HashMap<String, T>, name: String, value: Option<T>) -> Option<Replaced<T>> {
     match value {
         Some(new) if map.get(&name) == Some(&new) => None,
-        Some(new) => Some(map.insert(name, new)),
-        None => map.remove(&name).map(Some),
+        Some(new) => Some(Replaced(map.insert(name, new))),
+        None => map.remove(&name).map(|old| Replaced(Some(old))),
     }
 }
 
@@ -293,11 +296,11 @@ fn put_sorted<T: PartialEq>(
     map: &mut BTreeMap<String, T>,
     name: String,
     value: Option<T>,
-) -> Option<Option<T>> {
+) -> Option<Replaced<T>> {
     match value {
         Some(new) if map.get(&name) == Some(&new) => None,
-        Some(new) => Some(map.insert(name, new)),
-        None => map.remove(&name).map(Some),
+        Some(new) => Some(Replaced(map.insert(name, new))),
+        None => map.remove(&name).map(|old| Replaced(Some(old))),
     }
 }
 

@@ -4,6 +4,7 @@
 //! kept, named and refused (it never widens access). Pure: no I/O and no clock; the operator, the webhook and
 //! the CLI share it, so that they cannot disagree.
 
+pub mod cluster;
 pub mod compile;
 pub mod convert;
 pub mod duration;
@@ -13,6 +14,7 @@ pub mod meshpolicy;
 pub mod meshtrust;
 pub mod names;
 pub mod problem;
+pub mod protocol;
 mod quantity;
 mod schema;
 pub mod section;

@@ -49,6 +49,8 @@ pub const SKIP_INBOUND_PORTS_ANNOTATION: &str = "byrnie.dev/skip-inbound-ports";
 pub const SKIP_OUTBOUND_PORTS_ANNOTATION: &str = "byrnie.dev/skip-outbound-ports";
 /// Pod annotation: log filter of the proxy.
 pub const LOG_LEVEL_ANNOTATION: &str = "byrnie.dev/log-level";
+/// Pod: which requests the proxy logs: `all`, `denied` (what was refused or failed) or `off`.
+pub const ACCESS_LOG_ANNOTATION: &str = "byrnie.dev/access-log";
 /// Pod annotation: worker threads of the proxy.
 pub const WORKERS_ANNOTATION: &str = "byrnie.dev/workers";
 /// Pod annotation: CPU request of the proxy.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 
-use crate::inject::{Resources, Settings};
+use crate::inject::{Resources, Settings, probes};
 
 /// Admission webhooks of the Byrnie service mesh.
 #[derive(Debug, Parser)]
@@ -59,6 +59,7 @@ impl Args {
     /// Settings of injected pods.
     pub fn settings(&self) -> Settings {
         Settings {
+            hook_key: probes::random_key,
             proxy_image: self.proxy_image.clone(),
             image_pull_policy: self.proxy_image_pull_policy.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -18,6 +18,7 @@ fn settings() -> Settings {
         version: "1.2.3".into(),
         trust_domain: "cluster.local".into(),
         log: "info".into(),
+        hook_key: || "5ec2e7".into(),
         resources: Resources {
             cpu_request: "10m".into(),
             memory_request: "16Mi".into(),

@@ -14,6 +14,7 @@ pub(super) struct Mesh<'a> {
     skip_outbound: Vec<u16>,
     workers: u16,
     log: String,
+    access_log: String,
     resources: Value,
 }
 
@@ -71,6 +72,7 @@ impl<'a> Mesh<'a> {
             skip_outbound: ports(names::SKIP_OUTBOUND_PORTS_ANNOTATION)?,
             workers,
             log: annotation(pod, names::LOG_LEVEL_ANNOTATION).unwrap_or(&settings.log).to_owned(),
+            access_log: access_log(pod)?,
             resources: resources(pod, settings)?,
         })
     }
@@ -126,7 +128,8 @@ impl<'a> Mesh<'a> {
     fn proxy(&self) -> Value {
         let field =
             |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
-        let probes = serde_json::to_string(&self.probes).unwrap_or_default();
+        // `$(NAME)` in a value is the kubelet's to replace, and must not be: as JSON, the same is said without it.
+        let probes = Value::from(self.probes.clone()).to_string().replace("$(", r"\u0024(");
         json!({
             "name": names::PROXY_CONTAINER,
             "image": self.settings.proxy_image,
@@ -142,6 +145,7 @@ impl<'a> Mesh<'a> {
                 field("BYRNIE_NODE_NAME", "spec.nodeName"),
                 {"name": "BYRNIE_WORKERS", "value": self.workers.to_string()},
                 {"name": "BYRNIE_LOG", "value": self.log},
+                {"name": "BYRNIE_ACCESS_LOG", "value": self.access_log},
                 {"name": "BYRNIE_PROBES", "value": probes},
             ],
             "ports": [{"name": "byrnie-admin", "containerPort": names::PROXY_ADMIN_PORT, "protocol": "TCP"}],
@@ -178,6 +182,18 @@ impl<'a> Mesh<'a> {
             },
         })
     }
+}
+
+fn access_log(pod: &Value) -> Result<String, Refusal> {
+    let wish = annotation(pod, names::ACCESS_LOG_ANNOTATION).unwrap_or("denied");
+    if matches!(wish, "all" | "denied" | "off") {
+        return Ok(wish.to_owned());
+    }
+    Err(Refusal::Annotation {
+        annotation: names::ACCESS_LOG_ANNOTATION,
+        value: wish.to_owned(),
+        problem: "none of all, denied, off".to_owned(),
+    })
 }
 
 fn resources(pod: &Value, settings: &Settings) -> Result<Value, Refusal> {

@@ -26,6 +26,8 @@ pub struct Settings {
     pub trust_domain: String,
     /// `RUST_LOG`-style filter of proxies that do not ask for another.
     pub log: String,
+    /// Makes the secret part of the path at which the kubelet runs a hook; [`probes::random_key`].
+    pub hook_key: fn() -> String,
     /// Resources of the sidecar where the pod's annotations do not say otherwise.
     pub resources: Resources,
 }
@@ -77,7 +79,7 @@ pub fn inject(pod: &Value, namespace: &Namespace, settings: &Settings) -> Result
     let mut pod = pod.clone();
     let probes = containers::remove(&mut pod);
     refusal::check(&pod, namespace)?;
-    let probes = probes::rewrite(&mut pod, probes)?;
+    let probes = probes::rewrite(&mut pod, probes, settings.hook_key)?;
     let mesh = Mesh::read(&pod, namespace, settings, probes)?;
     mesh.add(&mut pod);
     Ok(Outcome::Injected(Box::new(pod)))

@@ -1,5 +1,8 @@
 //! Kubelet probes and hooks: pointed at the proxy, which runs them against the application and answers with the status
 //! alone. Otherwise a Strict port would refuse the kubelet, or a path would have to be open to everyone.
+//!
+//! A probe may be run by anyone: it asks and changes nothing. A hook does something, so its path has a part that only
+//! readers of the pod know.
 
 use byrnie_crds::names;
 use serde_json::{Value, json};
@@ -8,21 +11,27 @@ use super::{list_if_any, refusal::Refusal};
 
 const PROBES: [&str; 3] = ["startupProbe", "readinessProbe", "livenessProbe"];
 const HOOKS: [&str; 2] = ["postStart", "preStop"];
+/// A hook has no limit of its own: the kubelet ends it with the pod.
+const HOOK_SECONDS: u64 = 3600;
 
 /// Rewrites every network probe and hook of the pod's own containers. `known` are the probes that an earlier call
 /// rewrote; the answer is the complete list, whose index is N in `/probe/N`.
-pub(super) fn rewrite(pod: &mut Value, known: Vec<Value>) -> Result<Vec<Value>, Refusal> {
+pub(super) fn rewrite(
+    pod: &mut Value,
+    known: Vec<Value>,
+    hook_key: fn() -> String,
+) -> Result<Vec<Value>, Refusal> {
     let mut probes = known;
     for field in ["initContainers", "containers"] {
         for container in list_if_any(pod, field).into_iter().flatten() {
             for probe in PROBES {
                 if container[probe].is_object() {
-                    rewrite_one(container, &["", probe], probe, &mut probes)?;
+                    rewrite_one(container, &["", probe], probe, None, &mut probes)?;
                 }
             }
             for hook in HOOKS {
                 if container["lifecycle"][hook].is_object() {
-                    rewrite_one(container, &["lifecycle", hook], hook, &mut probes)?;
+                    rewrite_one(container, &["lifecycle", hook], hook, Some(hook_key()), &mut probes)?;
                 }
             }
         }
@@ -34,6 +43,7 @@ fn rewrite_one(
     container: &mut Value,
     at: &[&str; 2],
     field: &'static str,
+    key: Option<String>,
     probes: &mut Vec<Value>,
 ) -> Result<(), Refusal> {
     let name = container["name"].as_str().unwrap_or_default().to_owned();
@@ -41,9 +51,10 @@ fn rewrite_one(
     let holder = if at[0].is_empty() { container } else { &mut container[at[0]] };
     let probe = &mut holder[at[1]];
     let problem = |problem: String| Refusal::Probe { container: name.clone(), probe: field, problem };
-    let timeout = probe["timeoutSeconds"].as_u64().unwrap_or(1);
+    let default = if key.is_some() { HOOK_SECONDS } else { 1 };
+    let timeout = probe["timeoutSeconds"].as_u64().unwrap_or(default);
     let port = |wanted: &Value| resolve(wanted, &ports).map_err(&problem);
-    let target = if probe["httpGet"].is_object() {
+    let mut target = if probe["httpGet"].is_object() {
         let get = &probe["httpGet"];
         if get["host"].as_str().is_some_and(|host| !host.is_empty()) || is_ours(get) {
             return Ok(());
@@ -68,19 +79,31 @@ fn rewrite_one(
     } else {
         return Ok(());
     };
+    if let Some(key) = &key {
+        target["key"] = json!(key);
+    }
     let index = probes.iter().position(|known| *known == target).unwrap_or_else(|| {
         probes.push(target);
         probes.len() - 1
     });
+    let path = key.map_or_else(|| format!("/probe/{index}"), |key| format!("/probe/{index}/{key}"));
     let fields = probe.as_object_mut().expect("the caller saw an object");
     for kind in ["httpGet", "tcpSocket", "grpc"] {
         fields.remove(kind);
     }
-    fields.insert(
-        "httpGet".into(),
-        json!({"path": format!("/probe/{index}"), "port": names::PROXY_ADMIN_PORT, "scheme": "HTTP"}),
-    );
+    fields.insert("httpGet".into(), json!({"path": path, "port": names::PROXY_ADMIN_PORT, "scheme": "HTTP"}));
     Ok(())
+}
+
+/// 128 random bits in hexadecimal.
+///
+/// # Panics
+/// When the system has no randomness; no TLS would work there either.
+pub fn random_key() -> String {
+    let mut bytes = [0; 16];
+    let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+    random.fill(&mut bytes).expect("the system has randomness: the serving certificate's key came from it");
+    format!("{:032x}", u128::from_be_bytes(bytes))
 }
 
 fn is_ours(get: &Value) -> bool {

@@ -1,7 +1,8 @@
 //! The admin port: readiness, liveness, metrics and the kubelet's probes. Everything is read-only, so nobody needs to
-//! be asked who they are.
+//! be asked who they are; a hook of the application is opened by its key.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     fmt::Write,
     fs, io,
@@ -15,11 +16,12 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+use tokio::{net::TcpListener, task::AbortHandle, time::sleep};
 
 use crate::{certificate::News, probe::Probe, state::Shared};
 
-/// Connections at a time; the kubelet, a scraper and a person need a handful.
+/// Connections at a time; the kubelet, a scraper and a person need a handful. One more ends the oldest, so that nobody
+/// who holds connections open keeps the kubelet out.
 const CONNECTIONS: usize = 64;
 const HEAD: Duration = Duration::from_secs(10);
 
@@ -38,9 +40,8 @@ type Answer = Response<Full<Bytes>>;
 
 /// Serves on a listener that is bound already; does not return.
 pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(CONNECTIONS);
     loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return };
         let Ok((tcp, _)) = listener.accept().await else {
             sleep(Duration::from_millis(50)).await;
             continue;
@@ -55,11 +56,14 @@ pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
             .header_read_timeout(HEAD)
             .max_buf_size(16 * 1024)
             .serve_connection(TokioIo::new(tcp), service);
-        tokio::spawn(async move {
-            // a scraper that goes away is nobody's problem
-            let _ = connection.await;
-            drop(permit);
-        });
+        if open.len() == CONNECTIONS {
+            open.retain(|connection| !connection.is_finished());
+        }
+        if open.len() == CONNECTIONS {
+            open.pop_front().expect("it is full").abort();
+        }
+        // a scraper that goes away is nobody's problem
+        open.push_back(tokio::spawn(async move { drop(connection.await) }).abort_handle());
     }
 }
 
@@ -73,9 +77,9 @@ impl Admin {
             "/ready" => self.ready(),
             "/live" => text(StatusCode::OK, ""),
             "/metrics" => self.metrics(),
-            path => match path.strip_prefix("/probe/").map(str::parse::<usize>) {
-                Some(Ok(number)) => self.probe(number).await,
-                _ => text(StatusCode::NOT_FOUND, "there are /ready /live /metrics /probe/N\n"),
+            path => match path.strip_prefix("/probe/") {
+                Some(which) => self.probe(which).await,
+                None => text(StatusCode::NOT_FOUND, "there are /ready /live /metrics /probe/N\n"),
             },
         }
     }
@@ -93,8 +97,11 @@ impl Admin {
         text(StatusCode::SERVICE_UNAVAILABLE, body)
     }
 
-    async fn probe(&self, number: usize) -> Answer {
-        let Some(probe) = self.probes.get(number) else {
+    /// `N`, or `N/KEY` for a hook.
+    async fn probe(&self, which: &str) -> Answer {
+        let (number, key) = which.split_once('/').map_or((which, None), |(number, key)| (number, Some(key)));
+        let known = number.parse::<usize>().ok().and_then(|number| self.probes.get(number));
+        let Some(probe) = known.filter(|probe| probe.opens_with(key)) else {
             return text(StatusCode::NOT_FOUND, "there is no such probe\n");
         };
         let ip = self.shared.pod.ips.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));

@@ -37,6 +37,9 @@ pub struct Probe {
     grpc: Option<Health>,
     #[serde(default = "a_second")]
     timeout_seconds: u64,
+    /// A hook does something: who runs it must know this.
+    #[serde(default)]
+    key: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -109,6 +112,11 @@ impl Probe {
     /// When it is not that list.
     pub fn list(json: &str) -> serde_json::Result<Vec<Self>> {
         serde_json::from_str(json)
+    }
+
+    /// Whether somebody who brings this key, or none, may run it.
+    pub fn opens_with(&self, key: Option<&str>) -> bool {
+        self.key.as_deref() == key
     }
 
     /// Probes the application that listens on an address of the pod.

@@ -24,11 +24,15 @@ use tokio_rustls::TlsAcceptor;
 
 /// Runs one probe as the kubelet would; the status and what is said about it.
 async fn probe(json: &str) -> (StatusCode, String) {
+    probe_at("/probe/0", json).await
+}
+
+async fn probe_at(path: &str, json: &str) -> (StatusCode, String) {
     let pod = PodInfo { ips: vec![Ipv4Addr::LOCALHOST.into()], ..PodInfo::default() };
     let identity = Identity::new("cluster.local".parse().unwrap());
     let shared = run::shared(identity, pod, Metrics::default(), AccessLog::off());
     let admin = Admin { shared, news: News::default(), probes: Probe::list(&format!("[{json}]")).unwrap() };
-    let answer = admin.answer(&Request::get("/probe/0").body(()).unwrap()).await;
+    let answer = admin.answer(&Request::get(path).body(()).unwrap()).await;
     let (head, body) = answer.into_parts();
     (head.status, String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())
 }
@@ -73,6 +77,23 @@ async fn http_is_its_status() {
         let (found, text) = probe(&format!(r#"{{"http":{{"port":{port},"path":"/healthz"}}}}"#)).await;
         assert_eq!(found, status, "{answer:?}");
         assert!(text.contains(said) && !text.contains("secret"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_hook_is_for_those_who_know_its_key() {
+    let port = raw("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    let hook = format!(r#"{{"http":{{"port":{port},"path":"/healthz"}},"key":"5ec2e7","timeoutSeconds":3600}}"#);
+    let probe = format!(r#"{{"http":{{"port":{port},"path":"/healthz"}}}}"#);
+    for (path, of, status) in [
+        ("/probe/0/5ec2e7", &hook, StatusCode::OK),
+        ("/probe/0", &hook, StatusCode::NOT_FOUND),
+        ("/probe/0/", &hook, StatusCode::NOT_FOUND),
+        ("/probe/0/5ec2e", &hook, StatusCode::NOT_FOUND),
+        ("/probe/0/5ec2e7", &probe, StatusCode::NOT_FOUND),
+        ("/probe/0", &probe, StatusCode::OK),
+    ] {
+        assert_eq!(probe_at(path, of).await.0, status, "{path} of {of}");
     }
 }
 

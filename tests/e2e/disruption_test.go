@@ -38,7 +38,7 @@ func (s *suite) badInput(t *testing.T) {
 		attacked corev1.Pod
 	}{{"inbound", stranger, target}, {"outbound", space.In(member), member}} {
 		run := good.Start(load.Options{Kind: load.HTTP, Target: "http://" + address + "/", Connections: 4, Rate: 100,
-			Duration: load.Duration(5 * time.Minute), Headers: []string{secretHeader}})
+			Duration: load.Duration(5 * time.Minute), Headers: []string{secretHeader}, GroupBy: []string{"reason"}})
 		time.Sleep(time.Second)
 		before := s.watch.Memory(t, side.attacked, harness.ProxyContainer)
 		for _, args := range [][]string{
@@ -70,7 +70,7 @@ func (s *suite) badInput(t *testing.T) {
 		}
 		report := run.Stop()
 		if report.Failed() != 0 || report.OK < 1000 {
-			t.Errorf("%s: of %d good requests %d failed: %+v %v", side.name, report.Requests, report.Failed(), report.Statuses, report.Errors)
+			t.Errorf("%s: of %d good requests %d failed: %+v %v %v", side.name, report.Requests, report.Failed(), report.Statuses, report.Errors, report.Groups["reason"])
 		}
 		t.Logf("%s: good requests meanwhile: %d, p50 %.1f ms, p99 %.1f ms", side.name, report.OK, report.Latency.P50, report.Latency.P99)
 	}

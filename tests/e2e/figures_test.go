@@ -118,11 +118,11 @@ func timeline(t *testing.T, space *harness.Space, name string) (running, ready t
 			t.Fatalf("pod %s is not ready within a minute", name)
 		}
 	}
-	line := strings.TrimSpace(space.Logs(t.Context(), name, "app", 1))
-	nanoseconds, err := strconv.ParseInt(line, 10, 64)
-	if err != nil {
-		t.Fatalf("the log of %s says %q", name, line)
-	}
+	var nanoseconds int64
+	space.Eventually(20*time.Second, "the first line of "+name, func(ctx context.Context) (err error) {
+		nanoseconds, err = strconv.ParseInt(strings.TrimSpace(space.Logs(ctx, name, "app", 1)), 10, 64)
+		return err
+	})
 	now := int64(0)
 	if err := pods.Delete(t.Context(), name, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
 		t.Error(err)

@@ -53,9 +53,7 @@ func shares(t *testing.T, from harness.Place, requests int64) map[string]float64
 	if report.Failed() != 0 {
 		t.Errorf("%d requests failed: %+v %v", report.Failed(), report.Statuses, report.Errors)
 	}
-	if report.Opened != 8 {
-		t.Errorf("%d connections for 8: they were not kept alive", report.Opened)
-	}
+	kept(t, report, 8)
 	parts := map[string]float64{}
 	for version, count := range report.Groups["version"] {
 		parts[version] = 100 * float64(count) / float64(report.Requests)

@@ -41,7 +41,7 @@ func neverRead(ctx context.Context, conn net.Conn, host string) (string, bool) {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		tcp.SetReadBuffer(4 << 10)
 	}
-	if _, err := io.WriteString(conn, "GET /?bytes=16777216 HTTP/1.1\r\nHost: "+host+"\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "GET /?bytes=1048576 HTTP/1.1\r\nHost: "+host+"\r\n\r\n"); err != nil {
 		return "none", true
 	}
 	<-ctx.Done()

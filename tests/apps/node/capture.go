@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -89,6 +90,12 @@ func (c *capture) run(ctx context.Context) error {
 	loopback := 0
 	if lo, err := net.InterfaceByName("lo"); err == nil && c.counts.Interface == "all" {
 		loopback = lo.Index
+	}
+	// What is not read in time is lost: on a busy machine this thread goes first, where it may.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, -10); err != nil && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM) {
+		return err
 	}
 	packet := make([]byte, 256<<10)
 	for ctx.Err() == nil {

@@ -146,7 +146,8 @@ func (s *Space) template(app App) corev1.PodTemplateSpec {
 	}
 	if len(app.Args) == 0 {
 		container.Args = []string{"echo"}
-		container.ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{
+		// Patient: a small machine under attack is no reason to take a pod out of its Service.
+		container.ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, TimeoutSeconds: 5, ProbeHandler: corev1.ProbeHandler{
 			HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(8080)},
 		}}
 	}

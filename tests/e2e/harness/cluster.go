@@ -77,6 +77,7 @@ func Connect(ctx context.Context) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	config.WarningHandler = rest.NoWarnings{}
 	config.QPS, config.Burst = 200, 400 // the default would wait on itself while tests run in parallel
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {

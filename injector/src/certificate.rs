@@ -96,7 +96,9 @@ impl Keeper {
     pub async fn keep(&self, now: Timestamp) -> Result<Stored, CertificateError> {
         for _ in 0..5 {
             let current = call(self.api.get_opt(SECRET)).await?;
-            let stored = current.as_ref().map(Stored::read).transpose()?;
+            // the chart makes it empty, so that it goes with the chart
+            let filled = current.as_ref().filter(|secret| secret.data.is_some());
+            let stored = filled.map(Stored::read).transpose()?;
             let next = advance(stored.as_ref(), &self.names, now)?;
             let written = match (next, current) {
                 (None, _) => None,
@@ -185,26 +187,24 @@ impl Stored {
         put("ca.crt", &self.ca_bundle);
         put("tls.crt", &self.serving.certificate);
         put("tls.key", &self.serving.key);
-        let mut annotations = BTreeMap::new();
+        let labels = [("app.kubernetes.io/part-of", "byrnie"), ("app.kubernetes.io/component", "injector")];
+        let mut secret = old.cloned().unwrap_or_else(|| Secret {
+            metadata: ObjectMeta {
+                name: Some(SECRET.to_owned()),
+                labels: Some(labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into()),
+                ..ObjectMeta::default()
+            },
+            ..Secret::default()
+        });
+        let annotations = secret.metadata.annotations.get_or_insert_default();
+        annotations.remove(STAGED_AT);
         if let Some((pair, since)) = &self.staged {
             put("next.crt", &pair.certificate);
             put("next.key", &pair.key);
             annotations.insert(STAGED_AT.to_owned(), since.to_string());
         }
-        let labels = [("app.kubernetes.io/part-of", "byrnie"), ("app.kubernetes.io/component", "injector")];
-        Secret {
-            metadata: ObjectMeta {
-                name: Some(SECRET.to_owned()),
-                labels: Some(labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into()),
-                annotations: Some(annotations),
-                resource_version: old.and_then(|o| o.metadata.resource_version.clone()),
-                owner_references: old.and_then(|o| o.metadata.owner_references.clone()),
-                ..ObjectMeta::default()
-            },
-            type_: Some("kubernetes.io/tls".to_owned()),
-            data: Some(data),
-            ..Secret::default()
-        }
+        secret.data = Some(data);
+        secret
     }
 }
 

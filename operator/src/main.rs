@@ -75,7 +75,7 @@ async fn start(args: &Args, tasks: &Tasks) -> anyhow::Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), id = %operator_id, "byrnie-operator starts");
 
     let stores = Stores::start(&client, tasks);
-    let secrets = RootSecrets::new(client.clone(), &args.namespace);
+    let secrets = RootSecrets::new(client.clone(), &args.namespace, &args.service_account);
     let current = Current::new(client.clone(), secrets.clone(), domain.clone(), metrics.clone());
     let identity = Identity::new(domain.clone());
     let published = Published::new(None);

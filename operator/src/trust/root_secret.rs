@@ -2,12 +2,18 @@
 //!
 //! The only place that sees a root's key outside [`Authority`]. Made before it is referenced, never changed.
 //!
-//! RBAC: `secrets` get, list, create in the operator's namespace only.
+//! They belong to the operator's `ServiceAccount`: uninstalling the mesh takes its keys away, losing MeshTrust does not.
+//!
+//! RBAC: `secrets` get, list, create in the operator's namespace only; `serviceaccounts` get of its own.
 
 use std::collections::BTreeMap;
 
 use byrnie_crds::names;
-use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{Secret, ServiceAccount},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
 use kube::{
     Api, Client, ResourceExt,
     api::{ListParams, PostParams},
@@ -25,6 +31,8 @@ const DOMAIN_ANNOTATION: &str = "byrnie.dev/trust-domain";
 #[derive(Clone)]
 pub struct RootSecrets {
     api: Api<Secret>,
+    accounts: Api<ServiceAccount>,
+    account: String,
 }
 
 /// Why there is no authority in a Secret.
@@ -55,9 +63,10 @@ pub enum SecretError {
 }
 
 impl RootSecrets {
-    /// In one namespace.
-    pub fn new(client: Client, namespace: &str) -> Self {
-        Self { api: Api::namespaced(client, namespace) }
+    /// In one namespace, belonging to a `ServiceAccount` there.
+    pub fn new(client: Client, namespace: &str, account: &str) -> Self {
+        let accounts = Api::namespaced(client.clone(), namespace);
+        Self { api: Api::namespaced(client, namespace), accounts, account: account.to_owned() }
     }
 
     /// The Secret of a self-made root.
@@ -68,6 +77,7 @@ impl RootSecrets {
     /// Stores a new root. One that is there already is the same one.
     pub async fn create(&self, authority: &Authority, domain: &str) -> Result<(), SecretError> {
         let name = Self::name(authority.id());
+        let api_error = |error| SecretError::Api { name: name.clone(), error };
         let data = BTreeMap::from([
             ("tls.crt".to_owned(), ByteString(pem(authority.root()).into_bytes())),
             ("tls.key".to_owned(), ByteString(authority.key_pem().into_bytes())),
@@ -77,6 +87,7 @@ impl RootSecrets {
                 name: Some(name.clone()),
                 labels: Some(BTreeMap::from([(names::PART_OF_LABEL.into(), names::PART_OF.into())])),
                 annotations: Some(BTreeMap::from([(DOMAIN_ANNOTATION.into(), domain.into())])),
+                owner_references: self.owner().await.map_err(api_error)?.map(|owner| vec![owner]),
                 ..ObjectMeta::default()
             },
             type_: Some(TYPE.into()),
@@ -86,8 +97,20 @@ impl RootSecrets {
         };
         match api_call::call(self.api.create(&PostParams::default(), &secret)).await {
             Ok(_) | Err(ApiError::Conflict) => Ok(()),
-            Err(error) => Err(SecretError::Api { name, error }),
+            Err(error) => Err(api_error(error)),
         }
+    }
+
+    /// `None` for an operator that runs outside of the cluster.
+    async fn owner(&self) -> Result<Option<OwnerReference>, ApiError> {
+        let account = api_call::call(self.accounts.get_opt(&self.account)).await?;
+        Ok(account.map(|account| OwnerReference {
+            api_version: "v1".into(),
+            kind: "ServiceAccount".into(),
+            name: account.name_any(),
+            uid: account.metadata.uid.unwrap_or_default(),
+            ..OwnerReference::default()
+        }))
     }
 
     /// The self-made root of that id.

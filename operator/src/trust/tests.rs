@@ -86,7 +86,7 @@ impl Server {
 
     async fn establish(&self) -> Result<(), String> {
         let (client, metrics) = (self.client(), Metrics::default());
-        let secrets = RootSecrets::new(client.clone(), "byrnie-system");
+        let secrets = RootSecrets::new(client.clone(), "byrnie-system", "byrnie-operator");
         let domain = "cluster.local".parse().unwrap();
         Establish::new(client, secrets, domain, Fence::open_for(Duration::from_hours(1)), metrics)
             .once()
@@ -95,7 +95,7 @@ impl Server {
     }
 
     fn current(&self) -> Current {
-        let secrets = RootSecrets::new(self.client(), "byrnie-system");
+        let secrets = RootSecrets::new(self.client(), "byrnie-system", "byrnie-operator");
         Current::new(self.client(), secrets, "cluster.local".parse().unwrap(), Metrics::default())
     }
 }
@@ -161,6 +161,20 @@ async fn a_first_start_makes_one_root() {
     assert_eq!(server.trust(), trust, "once is enough");
     let held = server.current().fresh().await.unwrap();
     assert_eq!((&held.state, held.authority.id()), (&trust, trust.signer));
+}
+
+#[tokio::test]
+async fn a_root_goes_with_the_account_that_made_it() {
+    let server = Server::default();
+    server.put(
+        "/api/v1/namespaces/byrnie-system/serviceaccounts/byrnie-operator",
+        json!({"metadata": {"name": "byrnie-operator", "uid": "u1"}}),
+    );
+    server.establish().await.unwrap();
+    let path = format!("{SECRETS}/{}", server.secrets()[0]);
+    let secret = server.0.lock().by_path[&path].clone();
+    let owner = &secret["metadata"]["ownerReferences"][0];
+    assert_eq!((&owner["kind"], &owner["uid"]), (&json!("ServiceAccount"), &json!("u1")));
 }
 
 #[tokio::test]

@@ -60,8 +60,8 @@ pub enum BodyError {
 pub struct Upload {
     incoming: Incoming,
     hint: SizeHint,
-    kept: Vec<Bytes>,
-    kept_bytes: usize,
+    // copied: a byte of its own would keep the whole buffer in memory that it was read into
+    kept: Vec<u8>,
     keeping: bool,
     trailers: Option<HeaderMap>,
     ended: bool,
@@ -86,7 +86,7 @@ pub struct Download {
     // dropped in this order: the connection is free before the request counts as done
     lease: Option<Lease>,
     pending: Option<Pending>,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
 }
 
 #[derive(Debug)]
@@ -102,7 +102,6 @@ impl Upload {
             hint: incoming.size_hint(),
             incoming,
             kept: Vec::new(),
-            kept_bytes: 0,
             keeping: true,
             trailers: None,
             ended: false,
@@ -139,9 +138,10 @@ impl Upload {
         at: &mut usize,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(chunk) = self.kept.get(*at) {
-            *at += 1;
-            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+        if *at < self.kept.len() {
+            let again = Bytes::copy_from_slice(&self.kept[*at..]);
+            *at = self.kept.len();
+            return Poll::Ready(Some(Ok(Frame::data(again))));
         }
         if !self.keeping && *at > 0 {
             self.kept = Vec::new();
@@ -166,10 +166,9 @@ impl Upload {
         match frame.into_data() {
             Ok(data) => {
                 self.bytes += data.len() as u64;
-                if self.keeping && self.kept_bytes + data.len() <= MAX_KEPT {
-                    self.kept_bytes += data.len();
-                    self.kept.push(data.clone());
-                    *at += 1;
+                if self.keeping && self.kept.len() + data.len() <= MAX_KEPT {
+                    self.kept.extend_from_slice(&data);
+                    *at = self.kept.len();
                 } else {
                     self.keeping = false;
                 }
@@ -194,7 +193,7 @@ impl Download {
         incoming: Incoming,
         lease: Option<Lease>,
         pending: Option<Pending>,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         deadline: Option<Instant>,
     ) -> Box<Self> {
         let deadline = deadline.map(|at| Box::pin(sleep_until(at)));

@@ -77,10 +77,11 @@ pub async fn dial(shared: &Shared, endpoint: &Endpoint, alpn: Alpn) -> Result<Di
     else {
         return Ok(Dialled { stream: Stream::Plain(tcp), expires: None, vigilance });
     };
-    match shared.identity.connect(tcp, expected, alpn).await {
+    // boxed: requests on open connections need no room for a handshake
+    match Box::pin(shared.identity.connect(tcp, expected, alpn)).await {
         Ok(connected) => {
             let expires = Some(until(connected.not_after));
-            Ok(Dialled { stream: Stream::Mesh(Box::new(connected.stream.into())), expires, vigilance })
+            Ok(Dialled { stream: Stream::mesh(connected.stream), expires, vigilance })
         }
         Err(source) => {
             shared.metrics.handshake_failed(Direction::Outbound, source.reason());

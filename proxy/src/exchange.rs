@@ -52,7 +52,7 @@ struct Verdict {
 }
 
 impl Exchange {
-    /// Opens the account.
+    /// Opens the account. Boxed, because every step of a request hands it on.
     pub fn new(
         worker: &Rc<Worker>,
         direction: Direction,
@@ -60,9 +60,9 @@ impl Exchange {
         peer: Option<&SpiffeId>,
         activity: &Rc<Activity>,
         request: &Request<Incoming>,
-    ) -> Self {
+    ) -> Box<Self> {
         let logged = worker.shared.log.wants(true);
-        Self {
+        Box::new(Self {
             direction,
             metrics,
             peer: peer.filter(|_| logged).cloned(),
@@ -78,7 +78,7 @@ impl Exchange {
             _busy: activity.busy(),
             _in_flight: worker.shared.drain.in_flight(),
             worker: worker.clone(),
-        }
+        })
     }
 
     /// When the request's head had come in.

@@ -2,7 +2,7 @@
 //!
 //! The caller has decided where to and under which limits; this sends, and dresses the response for the client.
 
-use std::{rc::Rc, time::Duration};
+use std::{pin::pin, rc::Rc, time::Duration};
 
 use byrnie_model::Timeouts;
 use http::{Extensions, Request, Response, StatusCode, Version, header};
@@ -42,8 +42,8 @@ pub async fn forward(
     front: &Front,
     way: Way<'_>,
     request: Request<Incoming>,
-    mut exchange: Exchange,
-) -> Result<Response<ProxyBody>, (Reject, Exchange)> {
+    mut exchange: Box<Exchange>,
+) -> Result<Response<ProxyBody>, (Reject, Box<Exchange>)> {
     let (mut head, incoming) = request.into_parts();
     head.extensions = Extensions::new();
     let http1 = head.version < Version::HTTP_2;
@@ -54,10 +54,15 @@ pub async fn forward(
     }
     let deadline = way.timeouts.request.map(|limit| exchange.started() + limit);
     let template = Template::new(head, upload);
-    let sending = retry::send(&front.worker, way.balancer, way.budget, exchange.metrics(), &template);
-    let sent = match deadline {
-        None => sending.await,
-        Some(deadline) => timeout_at(deadline, sending).await.unwrap_or(Err(reject::REQUEST_TIMEOUT)),
+    let sent = {
+        let mut sending =
+            pin!(retry::send(&front.worker, way.balancer, way.budget, exchange.metrics(), &template));
+        match deadline {
+            None => sending.await,
+            Some(deadline) => {
+                timeout_at(deadline, sending.as_mut()).await.unwrap_or(Err(reject::REQUEST_TIMEOUT))
+            }
+        }
     };
     let Answer { mut response, lease, pending } = match sent {
         Ok(answer) => answer,

@@ -11,6 +11,7 @@ mod violation;
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -204,9 +205,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
     /// Reads and throws away, so that closing does not reset the connection before its last answer is read.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-        let mut scrap = [0; READ];
+        let mut scrap = [const { MaybeUninit::uninit() }; READ];
         while self.lingered < LINGER_BYTES {
-            let mut buffer = ReadBuf::new(&mut scrap);
+            let mut buffer = ReadBuf::uninit(&mut scrap);
             match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.lingered += buffer.filled().len(),
                 Poll::Ready(_) => return Poll::Ready(()),
@@ -227,17 +228,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
             }
             return Poll::Ready(Ok(true));
         }
-        let len = self.held.len();
-        self.held.resize(len + READ, 0);
-        let mut buffer = ReadBuf::new(&mut self.held[len..]);
-        let polled = Pin::new(&mut self.io).poll_read(cx, &mut buffer);
-        let fresh = buffer.filled().len();
-        self.held.truncate(len + fresh);
-        ready!(polled)?;
-        if fresh > 0 {
-            self.check_held();
+        // not into what is held: whoever sends one byte at a time would cost a whole buffer
+        let mut scrap = [const { MaybeUninit::uninit() }; READ];
+        let mut buffer = ReadBuf::uninit(&mut scrap);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
+        let fresh = buffer.filled();
+        if fresh.is_empty() {
+            return Poll::Ready(Ok(false));
         }
-        Poll::Ready(Ok(fresh > 0))
+        self.held.extend_from_slice(fresh);
+        self.check_held();
+        Poll::Ready(Ok(true))
     }
 }
 

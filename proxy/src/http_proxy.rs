@@ -19,7 +19,8 @@ use crate::{
     worker::Worker,
 };
 
-const MAX_BUFFER: usize = 64 * 1024;
+/// A head that passed the guard has 16 KiB; and so much of a body may wait for somebody who does not read.
+const MAX_BUFFER: usize = 24 * 1024;
 
 /// What all requests of one accepted connection share.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ pub struct Front {
     pub destination: SocketAddr,
     /// What the connection is doing.
     pub activity: Rc<Activity>,
-    tunnel: RefCell<Option<Tunnel>>,
+    tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
 /// Answers requests.
@@ -57,7 +58,7 @@ impl Front {
 
     /// What follows when the response that is about to be returned, a 101, has been written.
     pub fn set_tunnel(&self, tunnel: Tunnel) {
-        *self.tunnel.borrow_mut() = Some(tunnel);
+        *self.tunnel.borrow_mut() = Some(Box::new(tunnel));
     }
 }
 
@@ -84,7 +85,7 @@ pub async fn http1<H: Handler>(stream: Stream, handler: Rc<H>) {
     if let Some(tunnel) = tunnel {
         let parts = connection.into_parts();
         let (stream, held) = parts.io.into_inner().into_parts();
-        tunnel.run(stream, [&parts.read_buf[..], &held].concat(), &activity).await;
+        Box::pin(tunnel.run(stream, [&parts.read_buf[..], &held].concat(), &activity)).await;
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use byrnie_identity::{Accepted, Alpn};
+use byrnie_identity::{Accepted, Alpn, HandshakeError};
 use byrnie_model::{self as model, Endpoint, MtlsMode, SpiffeId, Timeouts};
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -90,23 +90,31 @@ pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, client: SocketAddr, sourc
 }
 
 async fn accept_mesh(worker: Rc<Worker>, peeked: Peeked, client: SocketAddr, destination: SocketAddr) {
-    let accepted = worker.shared.identity.accept(peeked.into_stream()).await;
-    let Accepted { stream, peer, alpn, not_after } = match accepted {
+    // boxed: what a handshake needs is not kept for the connection's life
+    let accepted = Box::pin(handshake(&worker, peeked)).await;
+    let (stream, peer, alpn, not_after) = match accepted {
         Ok(accepted) => accepted,
         Err(error) => {
             worker.shared.metrics.handshake_failed(Direction::Inbound, error.reason());
             return tracing::info!(%error, %client, "a caller was not accepted");
         }
     };
-    let stream = Stream::Mesh(Box::new(stream.into()));
-    let ends = ends(alpn != Alpn::Tcp, Some(not_after));
-    let activity = worker.watch_over(ends);
+    let activity = worker.watch_over(ends(alpn != Alpn::Tcp, Some(not_after)));
     let caller = Caller { worker, stream, client, destination, peer: Some(peer), activity };
     match alpn {
         Alpn::Http1 => caller.http1("mtls-http1").await,
         Alpn::Http2 => caller.http2("mtls-http2").await,
         Alpn::Tcp => caller.opaque("mtls-tcp").await,
     }
+}
+
+async fn handshake(
+    worker: &Worker,
+    peeked: Peeked,
+) -> Result<(Stream, SpiffeId, Alpn, SystemTime), HandshakeError> {
+    let Accepted { stream, peer, alpn, not_after } =
+        worker.shared.identity.accept(peeked.into_stream()).await?;
+    Ok((Stream::mesh(stream), peer, alpn, not_after))
 }
 
 async fn accept_plaintext(
@@ -236,8 +244,8 @@ impl Inbound {
     async fn answer(
         &self,
         mut request: Request<Incoming>,
-        mut exchange: Exchange,
-    ) -> Result<Response<ProxyBody>, (Reject, Exchange)> {
+        mut exchange: Box<Exchange>,
+    ) -> Result<Response<ProxyBody>, (Reject, Box<Exchange>)> {
         let front = &self.front;
         if let Err(reject) = front_door::admit(&mut request, || front.destination.to_string()) {
             return Err((reject, exchange));

@@ -122,8 +122,8 @@ impl Outbound {
     async fn answer(
         &self,
         mut request: Request<Incoming>,
-        mut exchange: Exchange,
-    ) -> Result<Response<ProxyBody>, (Reject, Exchange)> {
+        mut exchange: Box<Exchange>,
+    ) -> Result<Response<ProxyBody>, (Reject, Box<Exchange>)> {
         let front = &self.front;
         if let Err(reject) = front_door::admit(&mut request, || front.destination.to_string()) {
             return Err((reject, exchange));

@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -28,6 +28,7 @@ pub struct Prefixed {
     prefix: Bytes,
     tcp: TcpStream,
     vigil: Option<Vigil>,
+    step: usize,
 }
 
 /// Whether a connection is given up when its peer acknowledges nothing for [`UNACKNOWLEDGED`].
@@ -46,6 +47,12 @@ struct Vigil {
 /// Nothing acknowledged for this long: the peer is gone (L19).
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 
+/// What is read at once waits at once, should the other side not take it. TLS has it in its records; and hyper's next
+/// buffer is twice as large whenever one was filled to the last byte, as one of 16 KiB would be.
+const STEP: usize = 16 * 1024 - 1;
+/// Ciphertext that waits for a peer that does not read.
+const UNSENT: usize = 32 * 1024;
+
 /// One side of a connection through the proxy.
 #[derive(Debug)]
 pub enum Stream {
@@ -58,14 +65,14 @@ pub enum Stream {
 impl Prefixed {
     /// Puts bytes back in front of a stream.
     pub fn new(prefix: Bytes, tcp: TcpStream) -> Self {
-        Self { prefix, tcp, vigil: None }
+        Self { prefix, tcp, vigil: None, step: usize::MAX }
     }
 
     /// A connection of our own making, with a switch for its vigilance, which is off.
     pub fn vigilant(tcp: TcpStream) -> (Self, Vigilance) {
         let wanted = Vigilance(Arc::default());
         let vigil = Some(Vigil { wanted: wanted.clone(), set: false });
-        (Self { prefix: Bytes::new(), tcp, vigil }, wanted)
+        (Self { vigil, ..Self::from(tcp) }, wanted)
     }
 
     /// Before bytes leave. One load, unless something changed.
@@ -101,6 +108,25 @@ impl From<TcpStream> for Prefixed {
 }
 
 impl Stream {
+    /// TLS whose handshake is done.
+    pub fn mesh(tls: impl Into<TlsStream<Prefixed>>) -> Self {
+        let mut tls = Box::new(tls.into());
+        let limit = Some(UNSENT);
+        match &mut *tls {
+            TlsStream::Client(client) => client.get_mut().1.set_buffer_limit(limit),
+            TlsStream::Server(server) => server.get_mut().1.set_buffer_limit(limit),
+        }
+        Self::Mesh(tls)
+    }
+
+    /// Reads at most [`STEP`] at a time from now on.
+    pub fn in_steps(mut self) -> Self {
+        if let Self::Plain(plain) = &mut self {
+            plain.step = STEP;
+        }
+        self
+    }
+
     /// The socket.
     pub fn tcp(&self) -> &TcpStream {
         match self {
@@ -117,7 +143,15 @@ impl AsyncRead for Prefixed {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
-            return Pin::new(&mut self.tcp).poll_read(cx, buf);
+            let step = self.step;
+            if buf.remaining() <= step {
+                return Pin::new(&mut self.tcp).poll_read(cx, buf);
+            }
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(step));
+            ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut part))?;
+            let read = part.filled().len();
+            buf.advance(read);
+            return Poll::Ready(Ok(()));
         }
         let length = self.prefix.len().min(buf.remaining());
         buf.put_slice(&self.prefix[..length]);

@@ -21,7 +21,7 @@ pub struct Tunnel {
     /// Load on the endpoint.
     pub pending: Pending,
     /// The account.
-    pub exchange: Exchange,
+    pub exchange: Box<Exchange>,
 }
 
 impl Tunnel {

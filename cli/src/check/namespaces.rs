@@ -1,107 +1,160 @@
-//! Meshed namespaces: is every pod in the mesh, and its proxy ready?
+//! Meshed namespaces: is every pod in the mesh, its proxy ready and of this version?
 
-use anyhow::Context;
-use byrnie_crds::names;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
+use byrnie_crds::{cluster, names};
+use futures::{StreamExt, TryStreamExt, stream, try_join};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Namespace, Pod},
+};
 use kube::{Api, Client, ResourceExt, api::ListParams};
 
-use super::Finding;
+use super::finding::Seen;
+use crate::{api::Doing, output::count};
 
-const AREA: &str = "meshed namespaces";
+/// So many namespaces are read at a time.
+const AT_ONCE: usize = 8;
 
-pub(super) async fn all(client: &Client) -> anyhow::Result<Vec<Finding>> {
-    let api: Api<Namespace> = Api::all(client.clone());
-    let selector = ListParams::default().labels(&format!("{} in (enabled,enforced)", names::INJECT_LABEL));
-    let namespaces = api.list(&selector).await.context("cannot list namespaces")?;
-    if namespaces.items.is_empty() {
-        let advice = format!("kubectl label namespace NAMESPACE {}=enabled", names::INJECT_LABEL);
-        return Ok(vec![Finding::warning(AREA, "none", "no namespace is in the mesh", advice)]);
-    }
-    let mut findings = vec![];
-    for namespace in &namespaces.items {
-        findings.extend(one(client, namespace).await?);
-    }
-    Ok(findings)
+/// What selects them.
+pub(super) fn meshed() -> String {
+    format!("{} in ({},{})", names::INJECT_LABEL, names::INJECT_ENABLED, names::INJECT_ENFORCED)
 }
 
-async fn one(client: &Client, namespace: &Namespace) -> anyhow::Result<Vec<Finding>> {
-    let name = namespace.name_any();
-    let mut findings = vec![];
-    if let Some(level @ ("baseline" | "restricted")) =
-        namespace.labels().get("pod-security.kubernetes.io/enforce").map(String::as_str)
-    {
-        findings.push(Finding::failed(
-            AREA,
+pub(super) async fn all(client: &Client, system: &str) -> anyhow::Result<Vec<Seen>> {
+    let api: Api<Namespace> = Api::all(client.clone());
+    let namespaces = api.list(&ListParams::default().labels(&meshed())).await.doing("list namespaces")?;
+    if namespaces.items.is_empty() {
+        let advice =
+            format!("kubectl label namespace NAMESPACE {}={}", names::INJECT_LABEL, names::INJECT_ENABLED);
+        return Ok(vec![Seen::warning("none", "no namespace is in the mesh", advice)]);
+    }
+    let version = version(client, system).await;
+    let version = version.as_deref();
+    let seen = stream::iter(namespaces.items)
+        .map(|namespace| async move {
+            let name = namespace.name_any();
+            let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &name);
+            let pods: Api<Pod> = Api::namespaced(client.clone(), &name);
+            let (map, pods) = try_join!(
+                async {
+                    maps.get_opt(names::TRUST_CONFIG_MAP).await.doing(&format!("read configmaps of {name}"))
+                },
+                async { pods.list(&ListParams::default()).await.doing(&format!("list pods in {name}")) },
+            )?;
+            anyhow::Ok(one(&Facts {
+                namespace: &namespace,
+                trusted: map.is_some(),
+                pods: &pods.items,
+                version,
+                system,
+            }))
+        })
+        .buffered(AT_ONCE);
+    Ok(seen.try_collect::<Vec<_>>().await?.concat())
+}
+
+/// What is known of one namespace.
+pub(super) struct Facts<'a> {
+    pub(super) namespace: &'a Namespace,
+    /// It has the trust bundle.
+    pub(super) trusted: bool,
+    pub(super) pods: &'a [Pod],
+    /// Of the proxies that are injected now, where it is known.
+    pub(super) version: Option<&'a str>,
+    pub(super) system: &'a str,
+}
+
+pub(super) fn one(facts: &Facts<'_>) -> Vec<Seen> {
+    let name = facts.namespace.name_any();
+    let mut seen = vec![];
+    let level = facts.namespace.labels().get("pod-security.kubernetes.io/enforce").map(String::as_str);
+    if let Some(level @ ("baseline" | "restricted")) = level {
+        seen.push(Seen::failed(
             &name,
-            format!("enforces PodSecurity level {level}, which refuses injected pods"),
-            "set pod-security.kubernetes.io/enforce=privileged on it (warn and audit may stay), or take it out of the mesh",
+            format!("PodSecurity level {level} is enforced, which refuses injected pods (NET_ADMIN)"),
+            format!("kubectl label --overwrite namespace {name} pod-security.kubernetes.io/enforce=privileged (warn and audit may stay)"),
         ));
     }
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &name);
-    if maps
-        .get_opt(names::TRUST_CONFIG_MAP)
-        .await
-        .with_context(|| format!("cannot read configmaps of {name}"))?
-        .is_none()
-    {
-        findings.push(Finding::failed(
-            AREA,
+    if !facts.trusted {
+        seen.push(Seen::failed(
             &name,
             format!("configmap {} is missing; new pods wait for it", names::TRUST_CONFIG_MAP),
-            "the operator writes it; see: kubectl -n byrnie-system logs deployment/byrnie-operator",
+            format!(
+                "the operator writes it; see: kubectl -n {} logs deployment/{}",
+                facts.system,
+                names::OPERATOR
+            ),
         ));
     }
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &name);
-    let pods =
-        pods.list(&ListParams::default()).await.with_context(|| format!("cannot list pods of {name}"))?;
-    let running: Vec<&Pod> = pods.items.iter().filter(|pod| is_live(pod)).collect();
-    let outside: Vec<String> =
-        running.iter().filter(|pod| !has_proxy(pod) && !opted_out(pod)).map(|pod| pod.name_any()).collect();
-    let waiting: Vec<String> = running
-        .iter()
-        .filter(|pod| has_proxy(pod) && !proxy_is_ready(pod))
-        .map(|pod| pod.name_any())
-        .collect();
-    let meshed = running.iter().filter(|pod| has_proxy(pod)).count();
+    let may_opt_out = facts
+        .namespace
+        .annotations()
+        .get(names::ALLOW_OPT_OUT_ANNOTATION)
+        .is_some_and(|value| value == "true");
+    let live: Vec<&Pod> = facts.pods.iter().filter(|pod| cluster::is_live(pod)).collect();
+    let names_of = |wanted: &dyn Fn(&Pod) -> bool| -> Vec<String> {
+        live.iter().filter(|pod| wanted(pod)).map(|pod| pod.name_any()).collect()
+    };
+    let restart = format!("kubectl -n {name} rollout restart deployment,statefulset,daemonset");
+    let outside =
+        names_of(&|pod| !cluster::is_meshed(pod) && !on_its_node(pod) && !(may_opt_out && opts_out(pod)));
     if !outside.is_empty() {
-        findings.push(Finding::warning(
-            AREA,
+        let are = if outside.len() == 1 { "has" } else { "have" };
+        seen.push(Seen::warning(
             &name,
-            format!("{} pod(s) run without a proxy: {}", outside.len(), few(&outside)),
-            format!("they are older than the label; restart them: kubectl -n {name} rollout restart deployment,statefulset,daemonset"),
+            format!("{} {are} no proxy: {}", count(outside.len(), "pod"), few(&outside)),
+            format!("made before the label or past the webhook; make them anew: {restart}"),
         ));
     }
-    if !waiting.is_empty() {
-        findings.push(Finding::failed(
-            AREA,
+    let waiting = names_of(&|pod| cluster::is_meshed(pod) && !proxy_is_ready(pod));
+    if let Some(first) = waiting.first() {
+        let are = if waiting.len() == 1 { "proxy is" } else { "proxies are" };
+        seen.push(Seen::failed(
             &name,
-            format!("{} proxies are not ready: {}", waiting.len(), few(&waiting)),
-            format!("kubectl -n {name} logs {} -c {}", waiting[0], names::PROXY_CONTAINER),
+            format!("{} {are} not ready: {}", waiting.len(), few(&waiting)),
+            format!(
+                "kubectl -n {name} logs {first} -c {0}; kubectl -n {name} describe pod {first}",
+                names::PROXY_CONTAINER
+            ),
         ));
     }
-    if findings.is_empty() {
-        findings.push(Finding::ok(AREA, &name, format!("{meshed} pod(s) in the mesh")));
+    let old = names_of(&|pod| {
+        let of = pod.annotations().get(names::PROXY_VERSION_ANNOTATION);
+        of.zip(facts.version).is_some_and(|(of, now)| of != now)
+    });
+    if let Some(version) = facts.version.filter(|_| !old.is_empty()) {
+        let are = if old.len() == 1 { "proxy is" } else { "proxies are" };
+        seen.push(Seen::warning(
+            &name,
+            format!("{} {are} not of version {version}: {}", old.len(), few(&old)),
+            format!("when it suits: {restart}"),
+        ));
     }
-    Ok(findings)
+    if seen.is_empty() {
+        let meshed = live.iter().filter(|pod| cluster::is_meshed(pod)).count();
+        seen.push(Seen::ok(&name, format!("{} in the mesh", count(meshed, "pod"))));
+    }
+    seen
 }
 
-fn is_live(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
-    pod.metadata.deletion_timestamp.is_none() && !matches!(phase, "Succeeded" | "Failed")
+/// The version of the proxies that are injected now.
+async fn version(client: &Client, system: &str) -> Option<String> {
+    let api: Api<Deployment> = Api::namespaced(client.clone(), system);
+    let injector = api.get(names::INJECTOR).await.ok()?;
+    injector.labels().get("app.kubernetes.io/version").cloned()
 }
 
-fn opted_out(pod: &Pod) -> bool {
-    pod.labels().get(names::INJECT_LABEL).is_some_and(|value| value == "disabled")
+fn opts_out(pod: &Pod) -> bool {
+    pod.labels().get(names::INJECT_LABEL).is_some_and(|value| value == names::INJECT_DISABLED)
 }
 
-fn has_proxy(pod: &Pod) -> bool {
-    let inits = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref());
-    inits.is_some_and(|inits| inits.iter().any(|container| container.name == names::PROXY_CONTAINER))
+/// With its node's network, a pod cannot be meshed.
+fn on_its_node(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))
 }
 
 fn proxy_is_ready(pod: &Pod) -> bool {
-    let statuses = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_ref());
-    statuses.is_some_and(|all| all.iter().any(|status| status.name == names::PROXY_CONTAINER && status.ready))
+    let statuses = pod.status.iter().flat_map(|status| status.init_container_statuses.iter().flatten());
+    statuses.into_iter().any(|status| status.name == names::PROXY_CONTAINER && status.ready)
 }
 
 fn few(pods: &[String]) -> String {

@@ -100,12 +100,16 @@ impl Server {
     }
 }
 
+fn reason(code: StatusCode) -> &'static str {
+    if code == StatusCode::NOT_FOUND { "NotFound" } else { "x" }
+}
+
 impl Objects {
     fn handle(&mut self, method: &Method, path: &str, mut object: Value) -> (StatusCode, Value) {
         let failure = |code: StatusCode| {
             (
                 code,
-                json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "reason": "x", "message": "x"}),
+                json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "reason": reason(code), "message": "x"}),
             )
         };
         if *method == Method::GET {

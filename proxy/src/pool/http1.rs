@@ -57,6 +57,11 @@ impl Pool {
         if let Some(idle) = self.take_http1(worker) {
             return Ok((idle, true));
         }
+        // boxed: the requests that find an idle connection need no room for this
+        Box::pin(self.new_or_freed(worker)).await
+    }
+
+    async fn new_or_freed(&self, worker: &Rc<Worker>) -> Result<(Http1, bool), Cause> {
         if self.http1_open.get() < MAX_HTTP1 {
             return Ok((self.open_http1(worker).await?, false));
         }
@@ -99,7 +104,7 @@ impl Pool {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(64 * 1024);
         let (sender, connection) =
-            builder.handshake(TokioIo::new(dialled.stream)).await.map_err(Cause::Setup)?;
+            builder.handshake(TokioIo::new(dialled.stream.in_steps())).await.map_err(Cause::Setup)?;
         let connection = connection.with_upgrades();
         spawn_local(async move {
             // why it ended is told to the request that was on it

@@ -14,23 +14,29 @@ impl<T> Doing<T> for Result<T, kube::Error> {
     }
 }
 
+/// What the API server says of a kind that it does not serve.
+const UNKNOWN_KIND: [&str; 2] = ["page not found", "could not find the requested resource"];
+
 /// Why a call did not work, in a line.
 pub(crate) fn reason(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => match status.code {
             401 => "the api server does not know you; log in again, or name another --context".into(),
             403 => format!("{}; ask for that right, or name another --context", status.message),
-            404 if status.message.contains("could not find the requested resource") => {
+            404 if UNKNOWN_KIND.iter().any(|text| status.message.contains(text)) => {
                 "the cluster does not know this kind; is the mesh installed? see: byrnie check".into()
             }
             _ => status.message.clone(),
         },
-        error => format!("{}; check --kubeconfig, --context and the network", causes(error)),
+        kube::Error::Service(error) => {
+            format!("{}; check --kubeconfig, --context and the network", causes(error.as_ref()))
+        }
+        error => causes(error),
     }
 }
 
 /// An error and what caused it, each said once.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut said = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -59,8 +65,9 @@ mod tests {
         let forbidden = answer(403, r#"pods is forbidden: User "eve" cannot list resource "pods""#);
         assert!(forbidden.starts_with("cannot list pods in shop: pods is forbidden"), "{forbidden}");
         assert!(forbidden.ends_with("name another --context"), "{forbidden}");
-        let absent = answer(404, "the server could not find the requested resource");
+        let absent = answer(404, "404 page not found\n");
         assert!(absent.contains("is the mesh installed? see: byrnie check"), "{absent}");
+        assert_eq!(answer(404, "namespaces x not found"), "cannot list pods in shop: namespaces x not found");
         assert_eq!(answer(409, "odd"), "cannot list pods in shop: odd");
         assert!(!answer(403, "no").contains("Status {"));
     }

@@ -6,12 +6,20 @@ mod check;
 mod explain;
 mod output;
 
-use std::process::ExitCode;
+use std::{error::Error, process::ExitCode, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use args::{Args, Command};
 use clap::{CommandFactory, Parser};
-use kube::{Client, Config, config::KubeConfigOptions};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+
+/// The API server takes a connection within this time, or it is not there.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// And answers within this.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -26,7 +34,9 @@ fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "byrnie", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "byrnie", &mut script);
+            output::print(&String::from_utf8(script).context("the script is no text")?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Check(check) => check::run(&client(&args.cluster).await?, &check).await,
@@ -39,16 +49,22 @@ async fn client(cluster: &args::Cluster) -> anyhow::Result<Client> {
         anyhow::bail!("a cryptography provider was installed already");
     }
     let options = KubeConfigOptions { context: cluster.context.clone(), ..KubeConfigOptions::default() };
-    let config = match &cluster.kubeconfig {
-        None if cluster.context.is_none() => Config::infer().await.context("cannot read the kubeconfig")?,
-        None => Config::from_kubeconfig(&options).await.context("cannot read the kubeconfig")?,
+    let mut config = match &cluster.kubeconfig {
+        None if cluster.context.is_none() => Config::infer().await.map_err(|error| {
+            let why = error.source().map_or_else(|| error.to_string(), api::causes);
+            anyhow!("no cluster is known: {why}; name one with --kubeconfig or $KUBECONFIG")
+        })?,
+        None => Config::from_kubeconfig(&options).await.map_err(|error| unusable(&error))?,
         Some(path) => {
-            let kubeconfig = kube::config::Kubeconfig::read_from(path)
-                .with_context(|| format!("cannot read kubeconfig {}", path.display()))?;
-            Config::from_custom_kubeconfig(kubeconfig, &options)
-                .await
-                .with_context(|| format!("kubeconfig {} cannot be used", path.display()))?
+            let kubeconfig = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
+            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| unusable(&error))?
         }
     };
-    Client::try_from(config).context("cannot connect to the api server")
+    config.connect_timeout = Some(CONNECT_LIMIT);
+    config.read_timeout = Some(ANSWER_LIMIT);
+    Client::try_from(config).map_err(|error| unusable(&error))
+}
+
+fn unusable(error: &dyn Error) -> anyhow::Error {
+    anyhow!("the kubeconfig cannot be used: {}; check --kubeconfig and --context", api::causes(error))
 }

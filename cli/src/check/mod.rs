@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use kube::Client;
 
-use self::finding::{Finding, Report, State};
+use self::finding::{Report, State};
 use crate::{args::Format, output};
 
 #[derive(Debug, clap::Args)]

@@ -96,7 +96,7 @@ pub(super) fn one(facts: &Facts<'_>) -> Vec<Seen> {
     };
     let restart = format!("kubectl -n {name} rollout restart deployment,statefulset,daemonset");
     let outside =
-        names_of(&|pod| !cluster::is_meshed(pod) && !on_its_node(pod) && !(may_opt_out && opts_out(pod)));
+        names_of(&|pod| !(cluster::is_meshed(pod) || on_its_node(pod) || may_opt_out && opts_out(pod)));
     if !outside.is_empty() {
         let are = if outside.len() == 1 { "has" } else { "have" };
         seen.push(Seen::warning(

@@ -160,7 +160,7 @@ impl<'a> Asking<'a> {
         };
         let hosts = |ground: &answer::Ground| {
             ground.rule.as_ref().is_some_and(answer::Rule::looks_at_hosts)
-                || ground.considered.iter().flat_map(|c| &c.mismatches).any(|field| field.ends_with(".hosts"))
+                || ground.considered.iter().flat_map(|c| &c.mismatches).any(|field| field.contains("].hosts"))
         };
         if self.http.is_some_and(|http| http.host.is_none()) && grounds().any(hosts) {
             notes.push(format!("Rules here look at hosts: asked as {}; name another with --host", self.host));

@@ -1,6 +1,7 @@
 //! Questions about a shop as YAML, and what is answered.
 
 use clap::Parser;
+use k8s_openapi::api::core::v1::Namespace;
 use serde_json::Value;
 
 use super::{
@@ -21,7 +22,7 @@ const SHOP: &str = include_str!("fixtures/shop.yaml");
 fn shop(change: impl Fn(&mut Value)) -> Objects {
     let mut objects = Objects {
         trust_domain: "cluster.local".parse().unwrap(),
-        namespace: Default::default(),
+        namespace: Namespace::default(),
         policies: vec![],
         splits: vec![],
         services: vec![],

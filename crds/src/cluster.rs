@@ -26,10 +26,15 @@ pub fn is_meshed(pod: &Pod) -> bool {
     labelled && init_containers(pod).iter().any(|container| container.name == names::PROXY_CONTAINER)
 }
 
+/// Whether a pod has come to its end: its addresses may be another's already.
+pub fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
 /// Whether a pod is to stay: neither ended nor being deleted.
 pub fn is_live(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    !matches!(phase, Some("Succeeded" | "Failed")) && pod.metadata.deletion_timestamp.is_none()
+    !has_ended(pod) && pod.metadata.deletion_timestamp.is_none()
 }
 
 /// The ServiceAccount that a pod runs as.

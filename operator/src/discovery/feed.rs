@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use byrnie_crds::cluster;
 use byrnie_model::{ObjectName, TrustDomain};
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
@@ -78,7 +79,7 @@ impl Reading<'_> {
         match kind {
             Kind::Namespace => {
                 let namespace = stores.namespaces.get(&ObjectRef::new(&name.name));
-                Change::Namespace(name.name, namespace.map(|namespace| facts::namespace_mode(&namespace)))
+                Change::Namespace(name.name, namespace.map(|namespace| cluster::mtls_default(&namespace)))
             }
             Kind::Node => {
                 let node = stores.nodes.get(&ObjectRef::new(&name.name));

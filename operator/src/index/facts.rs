@@ -3,24 +3,20 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use byrnie_crds::{
-    MeshPolicy, TrafficSplit,
+    MeshPolicy, TrafficSplit, cluster,
     compile::{self, Shares},
-    govern::{Candidate, PodFacts, ServiceFacts, ServicePort, TargetPort},
-    names,
+    govern::{Candidate, PodFacts, ServiceFacts, ServicePort},
     problem::Problem,
 };
-use byrnie_model::{MtlsMode, SpiffeId, TrustDomain};
+use byrnie_model::{SpiffeId, TrustDomain};
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Node, Pod as KubePod, Service as KubeService},
+        core::v1::{Node, Pod as KubePod, Service as KubeService},
         discovery::v1::EndpointSlice,
     },
-    apimachinery::pkg::util::intstr::IntOrString,
     jiff::Timestamp,
 };
 use kube::{ResourceExt, core::PartialObjectMeta};
-
-use super::protocol;
 
 /// A pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,14 +115,6 @@ pub struct Split {
     pub generation: i64,
 }
 
-/// A namespace's own default for plaintext.
-pub fn namespace_mode(namespace: &Namespace) -> MtlsMode {
-    match namespace.annotations().get(names::MTLS_ANNOTATION).map(String::as_str) {
-        Some("Permissive") => MtlsMode::Permissive,
-        _ => MtlsMode::Strict,
-    }
-}
-
 /// A node's zone.
 pub fn zone(node: &PartialObjectMeta<Node>) -> String {
     node.labels().get("topology.kubernetes.io/zone").cloned().unwrap_or_default()
@@ -136,28 +124,19 @@ impl Pod {
     /// Reads one; its identity is of `trust_domain`.
     pub fn read(pod: &KubePod, trust_domain: &TrustDomain) -> Self {
         let spec = pod.spec.as_ref();
-        let inits = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
-        let containers = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
-        let account = spec.and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
-        let meshed = pod.labels().get(names::INJECTED_LABEL).is_some_and(|value| value == "true")
-            && inits.iter().any(|container| container.name == names::PROXY_CONTAINER);
+        let account = cluster::service_account(pod);
         let namespace = pod.namespace().unwrap_or_default();
-        let identity = if meshed { SpiffeId::new(trust_domain, &namespace, account).ok() } else { None };
-        let ports = containers.iter().chain(inits).flat_map(|container| container.ports.iter().flatten());
-        let named =
-            ports.filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)));
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        let ended = matches!(phase, Some("Succeeded" | "Failed"));
-        let nobodys = ended || spec.is_some_and(|spec| spec.host_network == Some(true));
+        let identity = cluster::is_meshed(pod).then(|| SpiffeId::new(trust_domain, &namespace, account).ok());
+        let nobodys = cluster::has_ended(pod) || spec.is_some_and(|spec| spec.host_network == Some(true));
         let addresses = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
         Self {
             uid: pod.uid().unwrap_or_default(),
             labels: pod.labels().clone(),
-            named_ports: named.collect(),
+            named_ports: cluster::named_ports(pod),
             addresses: addresses.filter(|_| !nobodys).filter_map(|ip| address(&ip.ip)).collect(),
             service_account: account.to_owned(),
-            identity,
-            live: !ended && pod.metadata.deletion_timestamp.is_none(),
+            identity: identity.flatten(),
+            live: cluster::is_live(pod),
             created: created(pod),
             node: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
         }
@@ -177,21 +156,10 @@ impl Service {
         let balancer = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref());
         let balancer_addresses =
             balancer.into_iter().flatten().filter_map(|ingress| address(ingress.ip.as_ref()?)).collect();
-        let mut port_names = BTreeMap::new();
-        let ports = spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
-        let ports = ports.filter_map(|port| {
-            let number = u16::try_from(port.port).ok()?;
-            port_names.insert(number, port.name.clone().unwrap_or_default());
-            let target = match &port.target_port {
-                Some(IntOrString::String(name)) => TargetPort::Name(name.clone()),
-                Some(IntOrString::Int(target)) => TargetPort::Number(u16::try_from(*target).ok()?),
-                None => TargetPort::Number(number),
-            };
-            let protocol = protocol::declared(port.app_protocol.as_deref(), port.name.as_deref());
-            Some(ServicePort { port: number, target, protocol })
-        });
+        let named = cluster::service_ports(service);
+        let port_names = named.iter().map(|(name, port)| (port.port, name.clone())).collect();
         Self {
-            ports: ports.collect(),
+            ports: named.into_iter().map(|(_, port)| port).collect(),
             selector: spec.selector.unwrap_or_default(),
             cluster_addresses,
             balancer_addresses,

@@ -1,5 +1,6 @@
 //! Worlds by hand, for tests: Kubernetes objects in YAML, one document each.
 
+use byrnie_crds::cluster;
 use byrnie_model::{ObjectName, TrustDomain};
 use serde_json::Value;
 
@@ -30,7 +31,7 @@ fn change(object: &Value) -> Change {
     match text("/kind").as_str() {
         "Namespace" => {
             let namespace = serde_json::from_value(read).unwrap();
-            Change::Namespace(name.name, Some(facts::namespace_mode(&namespace)))
+            Change::Namespace(name.name, Some(cluster::mtls_default(&namespace)))
         }
         "Node" => Change::Node(name.name, Some(facts::zone(&serde_json::from_value(read).unwrap()))),
         "Pod" => Change::Pod(name, Some(Pod::read(&serde_json::from_value(read).unwrap(), &domain()))),

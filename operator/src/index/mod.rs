@@ -9,7 +9,6 @@ pub mod facts;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod overridden;
-pub mod protocol;
 pub mod split;
 #[cfg(test)]
 mod tests;

@@ -79,13 +79,16 @@ pub(super) async fn splits(client: &Client, system: &str) -> anyhow::Result<Vec<
     Ok(summary("trafficsplits", objects.collect()))
 }
 
-/// One line for all that are in order, one for each other.
+/// One line for all that are in order, one for each that is not.
 fn summary(kind: &str, seen: Vec<Option<Seen>>) -> Vec<Seen> {
     let total = seen.len();
     let odd: Vec<Seen> = seen.into_iter().flatten().collect();
-    let detail =
-        if total == 0 { "none".into() } else { format!("{} of {total} in force", total - odd.len()) };
-    std::iter::once(Seen::ok(kind, detail)).chain(odd).collect()
+    let fine = match total - odd.len() {
+        0 if total == 0 => Some("none".to_owned()),
+        0 => None,
+        fine => Some(format!("{fine} of {total} in force")),
+    };
+    fine.map(|detail| Seen::ok(kind, detail)).into_iter().chain(odd).collect()
 }
 
 /// `None`: in order.

@@ -13,7 +13,7 @@ pub(super) fn text(report: &Report) -> String {
     let findings = &report.findings;
     let width =
         findings.iter().map(|finding| finding.subject.chars().count()).max().unwrap_or_default().min(WIDEST);
-    let mut area = "";
+    let (mut area, mut advice) = ("", "");
     for finding in findings {
         if finding.area != area {
             let gap = if area.is_empty() { "" } else { "\n" };
@@ -21,6 +21,11 @@ pub(super) fn text(report: &Report) -> String {
             line(&mut out, &format!("{gap}{}", bold(area)));
         }
         show(&mut out, finding, width);
+        if !finding.advice.is_empty() && finding.advice != advice {
+            line(&mut out, &format!("        {} {}", dim("->"), finding.advice));
+        }
+        // Said once for several in a row.
+        advice = &finding.advice;
     }
     line(&mut out, &format!("\n{}", summary(findings)));
     out
@@ -35,9 +40,6 @@ fn show(out: &mut String, finding: &Finding, width: usize) {
     };
     let detail = if finding.state == State::Ok { dim(&finding.detail) } else { finding.detail.clone() };
     line(out, &format!("  {mark}  {:width$}  {detail}", finding.subject));
-    if !finding.advice.is_empty() {
-        line(out, &format!("        {} {}", dim("->"), finding.advice));
-    }
 }
 
 fn summary(findings: &[Finding]) -> String {

@@ -3,7 +3,7 @@
 
 use byrnie_crds::{govern::govern, names};
 use byrnie_model::{
-    Decision, HttpRequest, InboundPolicy, Peer, Protocol, Request, SpiffeId, Workload, evaluate,
+    Decision, HttpRequest, InboundPolicy, ObjectName, Peer, Protocol, Request, SpiffeId, Workload, evaluate,
 };
 use http::HeaderMap;
 
@@ -84,8 +84,7 @@ impl<'a> Asking<'a> {
             Call::Tcp => None,
         };
         let told = http.and_then(|http| http.host.clone());
-        let to = &question.to.name;
-        let host = told.unwrap_or_else(|| format!("{}.{}.svc:{}", to.name, to.namespace, reached.port));
+        let host = told.unwrap_or_else(|| host(world, question, reached.port));
         Self { world, question, identity, http, host, declared: reached.declared }
     }
 
@@ -189,6 +188,20 @@ impl<'a> Asking<'a> {
         Some(format!(
             "Pod {first}{more} of {name} has no proxy: its calls arrive as plaintext; ask about those with --from-plaintext"
         ))
+    }
+}
+
+/// What callers write who do not say otherwise.
+fn host(world: &World, question: &Question, port: u16) -> String {
+    let ObjectName { namespace, name } = &question.to.name;
+    let address = || world.pods.get(name).and_then(|pod| pod.address.clone());
+    match question.to.kind {
+        Kind::Service => format!("{name}.{namespace}.svc:{port}"),
+        Kind::Pod => match address() {
+            Some(ipv6) if ipv6.contains(':') => format!("[{ipv6}]:{port}"),
+            Some(ipv4) => format!("{ipv4}:{port}"),
+            None => format!("{name}:{port}"),
+        },
     }
 }
 

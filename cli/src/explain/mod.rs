@@ -48,7 +48,7 @@ pub(crate) struct ExplainArgs {
     /// Path of the request; a query is cut, rules do not see it
     #[arg(long, value_name = "PATH", default_value = "/", value_parser = question::path, help_heading = REQUEST)]
     path: String,
-    /// Host of the request [default: SERVICE.NAMESPACE.svc:PORT]
+    /// Host of the request [default: SERVICE.NAMESPACE.svc:PORT, or the pod's address]
     #[arg(long, value_name = "HOST", help_heading = REQUEST)]
     host: Option<String>,
     /// Header of the request; may be repeated

@@ -111,21 +111,26 @@ fn considered(out: &mut String, rules: &[Considered], caller: &str) {
     let several = rules.iter().any(|other| rules.first().is_some_and(|first| first.policy != other.policy));
     for Considered { policy, rule, mismatches } in rules {
         let of = if several { format!(" of {policy}") } else { String::new() };
-        let missed: Vec<String> = mismatches.iter().map(|field| missed(field, caller)).collect();
-        line(out, &format!("    {}{of}: {}", rule.label(), missed.join(", ")));
+        line(out, &format!("    {}{of}: {}", rule.label(), missed(mismatches, caller)));
         if rules.len() <= WRITTEN_OUT {
             written(out, rule, "      ");
         }
     }
 }
 
-/// Where a rule does not match, in words.
-fn missed(field: &str, caller: &str) -> String {
-    match field {
-        "sources" => format!("its sources do not name {caller}"),
-        "ports" => "it is for other ports".into(),
-        field => format!("its {field} is another"),
+/// Where a rule does not match: `its sources do not name shop/web; http[0] does not match by its path`.
+fn missed(mismatches: &[String], caller: &str) -> String {
+    let mut said = Vec::new();
+    let fields = mismatches.iter().map(|mismatch| mismatch.split_once('.').unwrap_or((mismatch, "")));
+    for here in fields.collect::<Vec<_>>().chunk_by(|a, b| a.0 == b.0) {
+        let names: Vec<&str> = here.iter().map(|(_, field)| *field).collect();
+        said.push(match here[0].0 {
+            "sources" => format!("its sources do not name {caller}"),
+            "ports" => "it is for other ports".into(),
+            at => format!("{at} does not match by its {}", names.join(", ")),
+        });
     }
+    said.join("; ")
 }
 
 /// A rule as YAML.

@@ -8,7 +8,6 @@ use super::{
     question::{Caller, Kind, PortRef, To},
     world::{Pod, Service, World},
 };
-use crate::output::count;
 
 /// The pods that may answer.
 #[derive(Debug)]
@@ -185,11 +184,11 @@ impl<'a> Reached<'a> {
 
     fn note_unready(&mut self, service: &str, pods: &[(&Pod, u16)]) {
         if !pods.iter().any(|(pod, _)| pod.ready) {
-            let are = if pods.len() == 1 { "is not" } else { "are all not" };
-            self.notes.push(format!(
-                "{} of {service} {are} ready: no call gets there before one is",
-                count(pods.len(), "pod")
-            ));
+            let none = match pods.len() {
+                1 => format!("The pod of {service} is not ready"),
+                n => format!("None of the {n} pods of {service} is ready"),
+            };
+            self.notes.push(format!("{none}: no call gets there before one is"));
         }
     }
 }

@@ -230,6 +230,7 @@ fn how_it_looks() {
     let questions = [
         "--from shop/web --to shop/payments:80 --path /quote",
         "--from shop/catalog --to shop/payments:80 --path /quote",
+        "--from shop/catalog --to shop/pod/payments-0 --method POST --path /charge",
         "--from lab/x --to shop/catalog",
         "--from shop/web --to shop/orders",
         "--from-plaintext --to shop/old",

@@ -69,6 +69,7 @@ pub(super) struct Pod {
     pub(super) labels: BTreeMap<String, String>,
     /// Container ports of the application over TCP, with their names; empty where they have none.
     pub(super) ports: Vec<(String, u16)>,
+    pub(super) address: Option<String>,
     pub(super) meshed: bool,
     pub(super) ready: bool,
     /// Ports that are not redirected to its proxy.
@@ -179,6 +180,7 @@ impl Pod {
                     Some((port.name.clone().unwrap_or_default(), u16::try_from(port.container_port).ok()?))
                 })
                 .collect(),
+            address: pod.status.as_ref().and_then(|status| status.pod_ip.clone()),
             meshed: cluster::is_meshed(pod),
             ready: conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True"),
             skipped: skipped(pod),

@@ -12,3 +12,4 @@ pub mod metrics;
 pub mod namespace;
 pub mod server;
 pub mod targets;
+pub mod watch;

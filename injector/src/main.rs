@@ -33,14 +33,11 @@ async fn main() -> anyhow::Result<()> {
     let client = Client::try_default()
         .await
         .context("cannot reach kubernetes: neither a service account nor a kubeconfig works")?;
-    let (namespaces, watch) = Namespaces::watch(client.clone());
+    let (namespaces, namespaces_watch) = Namespaces::watch(&client);
+    let (targets, services_watch) = Targets::watch(&client);
     let serving = Arc::new(Serving::default());
-    let webhooks = Arc::new(Webhooks {
-        settings: args.settings(),
-        namespaces: namespaces.clone(),
-        targets: Targets::new(client.clone()),
-        metrics: Metrics::default(),
-    });
+    let webhooks =
+        Arc::new(Webhooks { settings: args.settings(), namespaces, targets, metrics: Metrics::default() });
     let keeper =
         Keeper::new(Api::namespaced(client.clone(), &args.namespace), args.dns_names(), serving.clone());
     let bundles = CaBundles::new(&client, args.webhook_configuration.clone());
@@ -55,7 +52,8 @@ async fn main() -> anyhow::Result<()> {
         served = server::serve(args.admin_listen, None, admin, stop.clone()) => {
             served.with_context(|| format!("cannot listen on {}", args.admin_listen))
         }
-        () = watch => bail!("the watch on namespaces ended"),
+        () = namespaces_watch => bail!("the watch on namespaces ended"),
+        () = services_watch => bail!("the watch on services ended"),
         () = upkeep(&keeper, &bundles, &webhooks.metrics) => unreachable!("upkeep never ends"),
         ended = terminated(stop.clone()) => ended,
     }

@@ -3,13 +3,10 @@
 use std::collections::BTreeMap;
 
 use byrnie_crds::names;
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace as KubeNamespace;
-use kube::{
-    Api, Client,
-    core::PartialObjectMeta,
-    runtime::{WatchStreamExt, reflector, watcher},
-};
+use kube::{Api, Client};
+
+use crate::watch::Watched;
 
 /// A namespace's labels and annotations, as far as they matter here.
 #[derive(Clone, Debug, Default)]
@@ -27,8 +24,8 @@ pub struct Namespace {
 /// RBAC: namespaces get, list, watch.
 #[derive(Clone)]
 pub struct Namespaces {
-    api: Api<PartialObjectMeta<KubeNamespace>>,
-    store: reflector::Store<PartialObjectMeta<KubeNamespace>>,
+    api: Api<KubeNamespace>,
+    watched: Watched<KubeNamespace>,
 }
 
 impl Namespace {
@@ -55,24 +52,9 @@ impl Namespace {
 
 impl Namespaces {
     /// Starts the watch; the future runs it for ever.
-    pub fn watch(client: Client) -> (Self, impl Future<Output = ()> + Send) {
-        let api: Api<PartialObjectMeta<KubeNamespace>> = Api::all(client);
-        let (store, writer) = reflector::store();
-        let stream = watcher(api.clone(), watcher::Config::default().any_semantic().timeout(60))
-            .default_backoff()
-            .modify(|object| object.metadata.managed_fields = None)
-            .reflect(writer)
-            .for_each(|event| async move {
-                if let Err(error) = event {
-                    tracing::warn!(%error, "watching namespaces failed; trying again");
-                }
-            });
-        (Self { api, store }, stream)
-    }
-
-    /// Waits for the first full list.
-    pub async fn synced(&self) -> bool {
-        self.store.wait_until_ready().await.is_ok()
+    pub fn watch(client: &Client) -> (Self, impl Future<Output = ()> + Send) {
+        let (watched, watch) = Watched::start(client.clone(), |_| {});
+        (Self { api: Api::all(client.clone()), watched }, watch)
     }
 
     /// A namespace from the watch, or from the API server when it is too new for it.
@@ -80,9 +62,8 @@ impl Namespaces {
     /// # Errors
     /// What the API server said.
     pub async fn get(&self, name: &str) -> Result<Namespace, kube::Error> {
-        let known = self.store.get(&reflector::ObjectRef::new(name));
-        let metadata = match known {
-            Some(object) => object.metadata.clone(),
+        let metadata = match self.watched.get("", name) {
+            Some(known) => known,
             None => self.api.get_metadata(name).await?.metadata,
         };
         Ok(Namespace {

@@ -20,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{admission::Webhooks, certificate::Serving};
 
 const HANDSHAKE: Duration = Duration::from_secs(5);
-const HEADERS: Duration = Duration::from_secs(10);
+/// For a request's head, and so for an idle connection too. The API server leaves one after 90 s; were we the first, its
+/// next request could meet our goodbye, and a pod would not be created.
+const HEADERS: Duration = Duration::from_mins(2);
 const DRAIN: Duration = Duration::from_secs(10);
 /// Connections served at a time; the API server uses a few.
 const CONNECTIONS: usize = 512;

@@ -3,34 +3,45 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{Api, Client};
 use serde_json::Value;
+
+use crate::watch::Watched;
 
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Looks Services up.
 ///
-/// RBAC: services get.
+/// RBAC: services get, list, watch.
 #[derive(Clone)]
 pub struct Targets {
     client: Client,
+    watched: Watched<Service>,
 }
 
 impl Targets {
-    /// Over a client.
-    pub fn new(client: Client) -> Self {
-        Self { client }
+    /// Starts the watch; the future runs it for ever.
+    pub fn watch(client: &Client) -> (Self, impl Future<Output = ()> + Send) {
+        let name_alone = |metadata: &mut ObjectMeta| {
+            (metadata.labels, metadata.annotations, metadata.owner_references) = (None, None, None);
+        };
+        let (watched, watch) = Watched::start(client.clone(), name_alone);
+        (Self { client: client.clone(), watched }, watch)
     }
 
-    /// A warning for each Service that the object names and that does not exist. Says nothing when the API server
-    /// does not answer soon: a warning is not worth a slow admission.
+    /// A warning for each Service that the object names and that does not exist. Those that the watch does not know
+    /// (yet) are looked up; when the API server does not answer soon, nothing is said: a warning is not worth a slow
+    /// admission.
     pub async fn missing(&self, object: &Value, namespace: Option<&str>) -> Vec<String> {
         let Some(namespace) = namespace else { return vec![] };
         let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
         let look_up = async {
             let mut warnings = vec![];
             for (path, name) in services(object) {
+                if self.watched.get(namespace, &name).is_some() {
+                    continue;
+                }
                 if matches!(api.get_metadata_opt(&name).await, Ok(None)) {
                     warnings.push(format!("{path}: service {namespace}/{name} does not exist (yet)"));
                 }

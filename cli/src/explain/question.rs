@@ -128,15 +128,6 @@ impl FromStr for PortRef {
     }
 }
 
-impl fmt::Display for Caller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Account(name) => name.fmt(f),
-            Self::Plaintext => f.write_str("plaintext"),
-        }
-    }
-}
-
 impl fmt::Display for PortRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

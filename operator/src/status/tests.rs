@@ -267,6 +267,13 @@ fn what_is_wrong_with_a_split_is_said() {
     assert!(resolved(world(80, false), &canary).starts_with("True NoEndpoints: v2 has no ready endpoint"));
     assert!(resolved(world(8080, true), &canary).starts_with("False PortNotFound: v2 has no port 80"));
     assert!(resolved(shop(), &canary).starts_with("False BackendNotFound: there is no Service v2"));
+    let mut for_some = serde_json::to_value(&canary).unwrap();
+    for_some["spec"]["matches"] = json!([{"kind": "HTTPRouteGroup", "name": "testers"}]);
+    let for_some = serde_json::from_value(for_some).unwrap();
+    assert!(
+        resolved(world(80, true), &for_some)
+            .starts_with("False HTTPRouteGroupNotSupported: HTTPRouteGroup testers")
+    );
     let empty = World::new(DOMAIN.parse().unwrap());
     let status = trafficsplit::status(&canary, &Space::default(), &Held::new(&[]), &at(1));
     assert!(empty.space("shop").is_none() && !status.conditions.is_empty());

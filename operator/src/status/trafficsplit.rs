@@ -105,6 +105,14 @@ fn references(shares: &Shares, standing: &Standing) -> (Option<bool>, &'static s
         let message = format!("there is no Service {} in this namespace", shares.service);
         return (Some(false), "ServiceNotFound", message);
     }
+    if !shares.unresolved_matches.is_empty() {
+        let groups = listed(&shares.unresolved_matches);
+        let message = format!(
+            "HTTPRouteGroup {groups} is not served, so no request matches: all go to Service {}",
+            shares.service
+        );
+        return (Some(false), "HTTPRouteGroupNotSupported", message);
+    }
     if !standing.missing.is_empty() {
         let message = format!("there is no Service {}; {TO_OTHERS}", listed(&standing.missing));
         return (Some(false), "BackendNotFound", message);

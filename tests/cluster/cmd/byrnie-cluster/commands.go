@@ -11,6 +11,8 @@ import (
 	"byrnie.dev/cluster/internal/node"
 	"byrnie.dev/cluster/internal/oci"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -143,7 +145,7 @@ func execCommand(p *place) *cobra.Command {
 }
 
 func imageCommand() *cobra.Command {
-	image := &cobra.Command{Use: "image", Short: "Build images", Args: cobra.NoArgs}
+	image := &cobra.Command{Use: "image", Short: "Build and push images", Args: cobra.NoArgs}
 	var out string
 	var wanted oci.Image
 	var programs []string
@@ -181,7 +183,12 @@ func imageCommand() *cobra.Command {
 			panic(err) // the flag is defined above
 		}
 	}
-	image.AddCommand(build)
+	image.AddCommand(build, &cobra.Command{
+		Use: "push ARCHIVE REFERENCE", Short: "Push an image archive to a registry, with the credentials of docker's configuration", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return oci.Push(cmd.Context(), args[0], args[1], remote.WithAuthFromKeychain(authn.DefaultKeychain))
+		},
+	})
 	return image
 }
 

@@ -75,5 +75,9 @@ func (l layer) file(file File) error {
 	if info.Mode()&0o111 != 0 {
 		mode = 0o755
 	}
-	return writeEntry(l.Writer, destination[1:], mode, content)
+	if err := l.WriteHeader(&tar.Header{Name: destination[1:], Mode: mode, Size: int64(len(content)), Format: tar.FormatUSTAR}); err != nil {
+		return err
+	}
+	_, err = l.Write(content)
+	return err
 }

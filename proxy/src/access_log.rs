@@ -20,7 +20,7 @@ use crate::metrics::Direction;
 /// Lines that may wait for the reader.
 const WAITING: usize = 1024;
 /// Longer texts from outside are cut.
-const MAX_TEXT: usize = 512;
+pub const MAX_TEXT: usize = 512;
 
 /// What is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

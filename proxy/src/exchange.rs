@@ -10,12 +10,12 @@ use std::{
 };
 
 use byrnie_model::{Denial, Grant, ObjectName, SpiffeId};
-use http::{Method, Request, StatusCode, Uri, Version};
+use http::{Method, Request, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::{
-    access_log::{Entry, HttpEntry},
+    access_log::{Entry, HttpEntry, MAX_TEXT},
     activity::{Activity, Busy},
     body::Upload,
     drain::InFlight,
@@ -31,7 +31,7 @@ pub struct Exchange {
     direction: Direction,
     metrics: DestinationMetrics,
     peer: Option<SpiffeId>,
-    head: Option<(Method, Uri, Version)>,
+    head: Option<Head>,
     started: Instant,
     status: Option<StatusCode>,
     reason: Option<&'static str>,
@@ -44,11 +44,27 @@ pub struct Exchange {
     _in_flight: InFlight,
 }
 
+/// What the log says of a request. Copied: a part of the head would keep in memory all that was read with it.
+#[derive(Debug)]
+struct Head {
+    method: Method,
+    path: Box<str>,
+    version: Version,
+}
+
 #[derive(Debug, Default)]
 struct Verdict {
     word: &'static str,
     policy: Option<ObjectName>,
     rule: Option<usize>,
+}
+
+impl Head {
+    fn of<B>(request: &Request<B>) -> Self {
+        let path = request.uri().path();
+        let end = path.floor_char_boundary(MAX_TEXT + 1);
+        Self { method: request.method().clone(), path: path[..end].into(), version: request.version() }
+    }
 }
 
 impl Exchange {
@@ -66,7 +82,7 @@ impl Exchange {
             direction,
             metrics,
             peer: peer.filter(|_| logged).cloned(),
-            head: logged.then(|| (request.method().clone(), request.uri().clone(), request.version())),
+            head: logged.then(|| Head::of(request)),
             started: Instant::now(),
             status: None,
             reason: None,
@@ -153,16 +169,16 @@ impl Exchange {
     }
 
     fn log(&mut self, took: Duration) {
-        let Some((method, uri, version)) = self.head.take() else { return };
+        let Some(head) = self.head.take() else { return };
         self.worker.shared.log.log(Entry {
             time: SystemTime::now(),
             direction: self.direction,
             peer: self.peer.take(),
             destination: self.metrics.name().to_string(),
             http: Some(HttpEntry {
-                method: method.to_string(),
-                path: uri.path().to_owned(),
-                protocol: if version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
+                method: head.method.to_string(),
+                path: head.path.into(),
+                protocol: if head.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
                 status: self.status.map_or(0, |s| s.as_u16()),
             }),
             received: self.upload.as_ref().map_or(0, |upload| upload.borrow().bytes()),

@@ -22,7 +22,10 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-pub use self::violation::{Violation, refusal};
+pub use self::{
+    head::MAX_HEAD,
+    violation::{Violation, refusal},
+};
 use self::{head::Framing, violation::Violation as V};
 
 /// A head, or a line of framing, ends this long after its first byte.
@@ -217,10 +220,23 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
         Poll::Ready(())
     }
 
+    /// Returns when there is something to read: a head, or why there is none.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.cleared == 0 && !self.waits_for_nothing() {
+            // an error is for whoever reads then
+            let Ok(true) = ready!(self.poll_more(cx)) else { break };
+        }
+        Poll::Ready(())
+    }
+
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+        deadline.as_mut().poll(cx).is_ready()
+    }
+
     /// Reads more behind what is held. `false` at the end of the stream.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
-        if deadline.as_mut().poll(cx).is_ready() {
+        if !self.held.is_empty() && self.is_late(cx) {
             if self.expects == Expects::Head {
                 self.refuse(V::Timeout);
             } else {

@@ -3,7 +3,10 @@
 //! Both directions come through here; what is done with a request is the [`Handler`]'s business.
 
 use std::{
-    cell::RefCell, convert::Infallible, future::Future, net::SocketAddr, pin::pin, rc::Rc, time::Duration,
+    cell::RefCell,
+    convert::Infallible,
+    future::{Future, poll_fn},
+    net::SocketAddr, pin::pin, rc::Rc, time::Duration,
 };
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
@@ -15,12 +18,12 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::{
-    activity::Activity, body::ProxyBody, http1_guard::Guard, pool::Local, stream::Stream, upgrade::Tunnel,
+    activity::Activity, body::ProxyBody, http1_guard::{Guard, MAX_HEAD}, pool::Local, stream::Stream, upgrade::Tunnel,
     worker::Worker,
 };
 
-/// A head that passed the guard has 16 KiB; and so much of a body may wait for somebody who does not read.
-const MAX_BUFFER: usize = 24 * 1024;
+/// As much as a head that passed the guard can have; and no more of a body waits for somebody who does not read.
+const MAX_BUFFER: usize = MAX_HEAD;
 
 /// What all requests of one accepted connection share.
 #[derive(Debug)]
@@ -65,7 +68,14 @@ impl Front {
 /// Serves HTTP/1.1 until either side ends it, and what a connection was upgraded to.
 pub async fn http1<H: Handler>(stream: Stream, handler: Rc<H>) {
     let activity = handler.front().activity.clone();
-    let io = TokioIo::new(Guard::new(stream));
+    let mut guard = Guard::new(stream);
+    // hyper's buffers are for those who ask for something
+    tokio::select! {
+        biased;
+        () = poll_fn(|cx| guard.poll_head(cx)) => {}
+        () = activity.finishing() => return,
+    }
+    let io = TokioIo::new(guard);
     let answering = handler.clone();
     let service = service_fn(move |request| answer(answering.clone(), request));
     let mut builder = http1::Builder::new();

@@ -40,6 +40,7 @@ pub mod redirect;
 pub mod reject;
 pub mod retry;
 pub mod run;
+pub mod sips;
 pub mod standalone;
 pub mod state;
 pub mod stream;

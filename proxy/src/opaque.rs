@@ -138,7 +138,14 @@ impl Half {
             self.buffer = vec![0; size];
         }
         let mut into = ReadBuf::new(&mut self.buffer);
-        ready!(Pin::new(from).poll_read(cx, &mut into))?;
+        let read = Pin::new(from).poll_read(cx, &mut into);
+        if read.is_pending() && size == SIZES[0].1 {
+            // who says little needs no buffer while silent
+            self.buffer = Vec::new();
+            (self.filled, self.written) = (0, 0);
+            return Poll::Pending;
+        }
+        ready!(read)?;
         self.filled = into.filled().len();
         self.written = 0;
         Poll::Ready(Ok(self.filled))

@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -28,7 +28,6 @@ pub struct Prefixed {
     prefix: Bytes,
     tcp: TcpStream,
     vigil: Option<Vigil>,
-    step: usize,
 }
 
 /// Whether a connection is given up when its peer acknowledges nothing for [`UNACKNOWLEDGED`].
@@ -47,9 +46,6 @@ struct Vigil {
 /// Nothing acknowledged for this long: the peer is gone (L19).
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 
-/// What is read at once waits at once, should the other side not take it. TLS has it in its records; and hyper's next
-/// buffer is twice as large whenever one was filled to the last byte, as one of 16 KiB would be.
-const STEP: usize = 16 * 1024 - 1;
 /// Ciphertext that waits for a peer that does not read.
 const UNSENT: usize = 32 * 1024;
 
@@ -65,7 +61,7 @@ pub enum Stream {
 impl Prefixed {
     /// Puts bytes back in front of a stream.
     pub fn new(prefix: Bytes, tcp: TcpStream) -> Self {
-        Self { prefix, tcp, vigil: None, step: usize::MAX }
+        Self { prefix, tcp, vigil: None }
     }
 
     /// A connection of our own making, with a switch for its vigilance, which is off.
@@ -119,14 +115,6 @@ impl Stream {
         Self::Mesh(tls)
     }
 
-    /// Reads at most [`STEP`] at a time from now on.
-    pub fn in_steps(mut self) -> Self {
-        if let Self::Plain(plain) = &mut self {
-            plain.step = STEP;
-        }
-        self
-    }
-
     /// The socket.
     pub fn tcp(&self) -> &TcpStream {
         match self {
@@ -143,15 +131,7 @@ impl AsyncRead for Prefixed {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
-            let step = self.step;
-            if buf.remaining() <= step {
-                return Pin::new(&mut self.tcp).poll_read(cx, buf);
-            }
-            let mut part = ReadBuf::new(buf.initialize_unfilled_to(step));
-            ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut part))?;
-            let read = part.filled().len();
-            buf.advance(read);
-            return Poll::Ready(Ok(()));
+            return Pin::new(&mut self.tcp).poll_read(cx, buf);
         }
         let length = self.prefix.len().min(buf.remaining());
         buf.put_slice(&self.prefix[..length]);

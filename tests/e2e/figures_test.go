@@ -16,7 +16,7 @@ import (
 )
 
 // policyLatency measures from before the API call that denies to the first refused request, with a load
-// that asks a thousand times a second; and back.
+// that asks 500 times a second; and back.
 func (s *suite) policyLatency(t *testing.T) {
 	space := s.Space(t, "latency", harness.Meshed)
 	server, client := harness.App{Name: "server"}, harness.Client("client")
@@ -26,7 +26,7 @@ func (s *suite) policyLatency(t *testing.T) {
 	answers(t, from, "http://server:8080/", 200, "", "--header", secretHeader)
 	var refused, allowed, calls []time.Duration
 	for range 20 {
-		seen, call := untilStatus(t, from, "403", func() { space.Apply(denyAll("server")) })
+		seen, call := untilStatus(t, from, "403", func() { space.Create(denyAll("server")) })
 		refused, calls = append(refused, seen), append(calls, call)
 		seen, _ = untilStatus(t, from, "200", func() { space.Remove(harness.MeshPolicies, "deny-all") })
 		allowed = append(allowed, seen)
@@ -42,7 +42,7 @@ func (s *suite) policyLatency(t *testing.T) {
 func untilStatus(t *testing.T, from harness.Place, status string, change func()) (seen, call time.Duration) {
 	t.Helper()
 	run := from.Start(load.Options{
-		Kind: load.HTTP, Target: "http://server:8080/", Connections: 2, Rate: 1000,
+		Kind: load.HTTP, Target: "http://server:8080/", Connections: 2, Rate: 500,
 		Duration: load.Duration(20 * time.Second), Headers: []string{secretHeader},
 	})
 	defer run.Stop()

@@ -5,7 +5,7 @@ use memchr::memchr;
 use super::violation::{STAND_IN, Violation};
 
 /// Bytes of a head, its last empty line included.
-pub(super) const MAX_HEAD: usize = 16 * 1024;
+pub const MAX_HEAD: usize = 16 * 1024;
 /// Bytes of a request target.
 pub(super) const MAX_TARGET: usize = 8 * 1024;
 /// Header lines of a head.

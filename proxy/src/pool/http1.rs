@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{Cause, Connection, Lease, Life, MAX_HTTP1, Pool, QUEUE_LIMIT, SendError};
-use crate::{body::ProxyBody, dial::dial, stream::Vigilance, worker::Worker};
+use crate::{body::ProxyBody, dial::dial, sips::Sips, stream::Vigilance, worker::Worker};
 
 /// Unused HTTP/1 connections kept per endpoint and worker.
 const MAX_IDLE: usize = 64;
@@ -104,7 +104,7 @@ impl Pool {
         let mut builder = http1::Builder::new();
         builder.max_buf_size(64 * 1024);
         let (sender, connection) =
-            builder.handshake(TokioIo::new(dialled.stream.in_steps())).await.map_err(Cause::Setup)?;
+            builder.handshake(TokioIo::new(Sips::new(dialled.stream))).await.map_err(Cause::Setup)?;
         let connection = connection.with_upgrades();
         spawn_local(async move {
             // why it ended is told to the request that was on it

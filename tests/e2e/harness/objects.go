@@ -67,6 +67,17 @@ func (s *Space) TryApply(ctx context.Context, text string) error {
 	return nil
 }
 
+// Create creates one object.
+func (s *Space) Create(text string) {
+	s.T.Helper()
+	objects, err := Parse(text)
+	s.must("parse", err)
+	client, err := s.client(objects[0].GroupVersionKind())
+	s.must("find the kind", err)
+	_, err = client.Create(s.T.Context(), objects[0], metav1.CreateOptions{})
+	s.must("create", err)
+}
+
 // WouldCreate asks the API server what it says against an object, without storing it. Unlike an apply it
 // sends fields that the schema does not know.
 func (s *Space) WouldCreate(ctx context.Context, object *unstructured.Unstructured) error {

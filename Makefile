@@ -88,10 +88,16 @@ test-e2e: prerequisites images ## Run the end-to-end tests on a real cluster (or
 	$(STEP) "end-to-end tests" tests/tools/e2e
 
 .PHONY: lint
-lint: ## Check format, lints and the dependency rules
+lint: format clippy architecture vet ## Check format, lints and the dependency rules
+
+.PHONY: format clippy architecture vet
+format:
 	$(STEP) "format" cargo fmt --all --check
+clippy:
 	$(STEP) "lints" cargo clippy --workspace --all-targets -- -D warnings
+architecture:
 	$(STEP) "dependency rules" tests/tools/architecture
+vet:
 	$(STEP) "go vet" bash -c 'for m in apps cluster/internal e2e; do go -C tests/$$m vet ./...; done'
 
 .PHONY: fmt

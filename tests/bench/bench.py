@@ -65,7 +65,7 @@ def main():
     others = max(busy - ours, 0) / (time.monotonic() - begin) / os.cpu_count()
     text = "\n\n".join([
         figures.machine(byrnie),
-        f"{chosen.rounds} rounds of {chosen.seconds} s for each load. Everything else on the machine, interrupts included, "
+        f"{chosen.rounds} round{'s' * (chosen.rounds > 1)}, {chosen.seconds} s for each load. Everything else on the machine, interrupts included, "
         f"used {others:.0%} of its CPU.",
         result.table(RATE)])
     print(f"\n{text}\n\n{time.monotonic() - begin:.0f} s")

@@ -318,8 +318,8 @@ mod tests {
         InboundPolicy { mtls: Mtls::default(), policies }
     }
 
-    fn get<'a>(path: &'a str, headers: &'a HeaderMap) -> Option<HttpRequest<'a>> {
-        Some(HttpRequest { method: "GET", path, host: "Payments.shop.:80", headers })
+    fn get<'a>(path: &'a str, headers: &'a HeaderMap) -> HttpRequest<'a> {
+        HttpRequest { method: "GET", path, host: "Payments.shop.:80", headers }
     }
 
     fn under(path: &str) -> HttpMatch {
@@ -338,7 +338,7 @@ mod tests {
     fn without_a_policy_the_mesh_passes_and_plaintext_does_not() {
         let (headers, web) = (HeaderMap::new(), id("shop/web"));
         let open = InboundPolicy::default();
-        assert_eq!(reason(&open, Peer::Mesh(&web), get("/", &headers)), "");
+        assert_eq!(reason(&open, Peer::Mesh(&web), Some(get("/", &headers))), "");
         assert_eq!(reason(&open, Peer::Mesh(&web), None), "");
         assert_eq!(reason(&open, Peer::Plaintext, None), "plaintext-refused");
         let mtls = Mtls { default: MtlsMode::Strict, ports: vec![(8080, MtlsMode::Permissive)] };
@@ -351,13 +351,13 @@ mod tests {
         let rule =
             Rule { sources: from("shop", Some("web")), http: vec![under("/charge")], ..Rule::default() };
         let p = only(vec![policy("a", Action::Allow, vec![rule])]);
-        assert_eq!(reason(&p, Peer::Mesh(&web), get("/charge/1", &headers)), "");
-        assert_eq!(reason(&p, Peer::Mesh(&web), get("/charges", &headers)), "no-rule-allows");
-        assert_eq!(reason(&p, Peer::Mesh(&other), get("/charge", &headers)), "no-rule-allows");
-        assert_eq!(reason(&p, Peer::Mesh(&web), get("/charge/../admin", &headers)), "ambiguous-path");
+        assert_eq!(reason(&p, Peer::Mesh(&web), Some(get("/charge/1", &headers))), "");
+        assert_eq!(reason(&p, Peer::Mesh(&web), Some(get("/charges", &headers))), "no-rule-allows");
+        assert_eq!(reason(&p, Peer::Mesh(&other), Some(get("/charge", &headers))), "no-rule-allows");
+        assert_eq!(reason(&p, Peer::Mesh(&web), Some(get("/charge/../admin", &headers))), "ambiguous-path");
         assert_eq!(reason(&p, Peer::Mesh(&web), None), "not-http");
         let nobody = only(vec![policy("n", Action::Allow, vec![Rule::default()])]);
-        assert_eq!(reason(&nobody, Peer::Mesh(&web), get("/", &headers)), "no-rule-allows");
+        assert_eq!(reason(&nobody, Peer::Mesh(&web), Some(get("/", &headers))), "no-rule-allows");
     }
 
     #[test]
@@ -369,12 +369,12 @@ mod tests {
             only(vec![policy("all", Action::Allow, vec![anyone]), policy("d", Action::Deny, vec![admin])]);
         p.mtls.default = MtlsMode::Permissive;
         let lab = id("lab/x");
-        assert_eq!(reason(&p, Peer::Mesh(&web), get("/admin", &headers)), "");
-        assert_eq!(reason(&p, Peer::Mesh(&lab), get("/Admin;v=1/x", &headers)), "denied-by-rule");
-        assert_eq!(reason(&p, Peer::Plaintext, get("/admin", &headers)), "denied-by-rule");
-        assert_eq!(reason(&p, Peer::Plaintext, get("/shop", &headers)), "");
+        assert_eq!(reason(&p, Peer::Mesh(&web), Some(get("/admin", &headers))), "");
+        assert_eq!(reason(&p, Peer::Mesh(&lab), Some(get("/Admin;v=1/x", &headers))), "denied-by-rule");
+        assert_eq!(reason(&p, Peer::Plaintext, Some(get("/admin", &headers))), "denied-by-rule");
+        assert_eq!(reason(&p, Peer::Plaintext, Some(get("/shop", &headers))), "");
         let elsewhere = "spiffe://other.domain/ns/lab/sa/x".parse().unwrap();
-        assert_eq!(reason(&p, Peer::Mesh(&elsewhere), get("/admin", &headers)), "");
+        assert_eq!(reason(&p, Peer::Mesh(&elsewhere), Some(get("/admin", &headers))), "");
     }
 
     #[test]
@@ -383,7 +383,8 @@ mod tests {
         let mut audited = policy("later", Action::Allow, vec![]);
         audited.enforcement = Enforcement::Audit;
         let p = only(vec![audited]);
-        let verdict = evaluate(&p, &Request { port: 1, peer: Peer::Mesh(&web), http: get("/", &headers) });
+        let verdict =
+            evaluate(&p, &Request { port: 1, peer: Peer::Mesh(&web), http: Some(get("/", &headers)) });
         assert!(verdict.allowed());
         assert_eq!(verdict.audit.map(|d| d.reason()), Some("no-rule-allows"));
     }
@@ -392,7 +393,7 @@ mod tests {
     fn hosts_and_headers() {
         let mut headers = HeaderMap::new();
         headers.append("x-team", "blue".parse().unwrap());
-        let http = get("/", &headers).unwrap();
+        let http = get("/", &headers);
         let host =
             |h: &str| matches_http(&HttpMatch { hosts: vec![h.into()], ..HttpMatch::default() }, &http);
         assert!(host("payments.shop") && host("*.shop") && !host("payments") && !host("*.payments.shop"));
@@ -407,7 +408,7 @@ mod tests {
         );
         let mut twice = headers.clone();
         twice.append("x-team", "red".parse().unwrap());
-        let http = get("/", &twice).unwrap();
+        let http = get("/", &twice);
         let blue =
             HeaderMatch { name: HeaderName::from_static("x-team"), value: ValueMatch::Exact("blue".into()) };
         let wanted = HttpMatch { headers: vec![blue], ..HttpMatch::default() };

@@ -69,22 +69,22 @@ pub(crate) fn judge(world: &World, call: &Call) -> Outcome {
     }
 }
 
-fn in_ports(ports: &Option<Vec<u16>>, port: u16) -> bool {
-    ports.as_ref().map_or(true, |list| list.contains(&port))
+fn in_ports(ports: Option<&Vec<u16>>, port: u16) -> bool {
+    ports.is_none_or(|list| list.contains(&port))
 }
 
 fn passes(policies: &[&Policy], call: &Call) -> bool {
     let mut allow_policies = 0;
     let mut allowed = false;
     for policy in policies {
-        if !in_ports(&policy.ports, call.port) {
+        if !in_ports(policy.ports.as_ref(), call.port) {
             continue;
         }
         if !policy.deny {
             allow_policies += 1;
         }
         for rule in &policy.rules {
-            if !in_ports(&rule.ports, call.port) {
+            if !in_ports(rule.ports.as_ref(), call.port) {
                 continue;
             }
             if !rule.http.is_empty() {
@@ -177,10 +177,10 @@ fn lenient(path: &str, pattern: &str, prefix: bool) -> bool {
 
 fn host_fits(want: &str, host: &str) -> bool {
     let mut host = host.to_lowercase();
-    if let Some(colon) = host.rfind(':') {
-        if host[colon + 1..].chars().all(|c| c.is_ascii_digit()) {
-            host.truncate(colon);
-        }
+    if let Some(colon) = host.rfind(':')
+        && host[colon + 1..].chars().all(|c| c.is_ascii_digit())
+    {
+        host.truncate(colon);
     }
     if host.ends_with('.') {
         host.pop();

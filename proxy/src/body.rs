@@ -24,6 +24,9 @@ use crate::{balance::Pending, exchange::Exchange, headers, pool::Lease};
 /// Request bodies up to this size can be sent again.
 pub const MAX_KEPT: usize = 64 * 1024;
 
+/// A longer request body seldom comes together with its head.
+const LONG: u64 = 16 * 1024;
+
 /// Any body that this proxy sends.
 #[derive(Debug, Default)]
 pub enum ProxyBody {
@@ -114,6 +117,11 @@ impl Upload {
     /// Whether the body can be sent again from its start.
     pub fn is_replayable(&self) -> bool {
         self.keeping
+    }
+
+    /// Whether it may be on its way for a while.
+    pub fn is_long(&self) -> bool {
+        self.hint.upper().is_none_or(|bytes| bytes > LONG)
     }
 
     /// No attempt will follow: nothing more is kept.

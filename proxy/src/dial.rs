@@ -117,7 +117,7 @@ pub async fn connect(shared: &Shared, address: SocketAddr) -> Result<TcpStream, 
 }
 
 /// What the kernel holds back for a peer that does not read. It would be megabytes, on the pod's account.
-const UNSENT: u32 = 128 * 1024;
+const UNSENT: u32 = 32 * 1024;
 
 /// No delay, little unsent, and a peer that vanishes from an idle connection is noticed.
 pub fn tune(tcp: &TcpStream) -> io::Result<()> {

@@ -53,6 +53,9 @@ pub async fn forward(
         exchange.set_upload(upload);
     }
     let deadline = way.timeouts.request.map(|limit| exchange.started() + limit);
+    if upload.as_ref().is_some_and(|upload| upload.borrow().is_long()) {
+        headers::detach(&mut head);
+    }
     let template = Template::new(head, upload);
     let sent = {
         let mut sending =

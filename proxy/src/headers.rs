@@ -2,7 +2,8 @@
 //!
 //! Hop-by-hop fields go first, our own are set afterwards: nobody can nominate ours for removal.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header, request, uri::PathAndQuery};
 
 /// Set by the inbound proxy towards the application: who called.
 pub const CLIENT_ID: HeaderName = HeaderName::from_static("byrnie-client-id");
@@ -31,6 +32,25 @@ pub struct Asked {
     pub websocket: bool,
     /// `TE: trailers`.
     pub trailers: bool,
+}
+
+/// Copies what a head has taken from the buffer that it was read into: while its body comes in, nothing else of that
+/// buffer is needed.
+pub fn detach(head: &mut request::Parts) {
+    let mut copy = BytesMut::with_capacity(head.headers.values().map(HeaderValue::len).sum());
+    head.headers.values().for_each(|value| copy.extend_from_slice(value.as_bytes()));
+    let mut copy = copy.freeze();
+    for value in head.headers.values_mut() {
+        if let Ok(same) = HeaderValue::from_maybe_shared(copy.split_to(value.len())) {
+            *value = same;
+        }
+    }
+    if head.uri.authority().is_none()
+        && let Some(target) = head.uri.path_and_query()
+        && let Ok(same) = PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(target.as_str().as_bytes()))
+    {
+        head.uri = Uri::from(same);
+    }
 }
 
 /// Whether a name is reserved for proxies, in any spelling that an application might read as one of them.
@@ -278,6 +298,18 @@ mod tests {
                 prop_assert!(name.as_str().starts_with("x-"));
                 prop_assert!(!nominated.iter().any(|n| n == name.as_str()));
             }
+        }
+    }
+
+    #[test]
+    fn a_detached_head_says_the_same() {
+        for target in ["/", "*", "/a/b?c=%20&d", "/x?", "http://a.b:80/x?y", "a:80"] {
+            let request =
+                http::Request::post(target).header("a", "1").header("a", "\u{fc}, 2").header("b", "");
+            let mut head = request.body(()).unwrap().into_parts().0;
+            let before = (head.uri.to_string(), head.headers.clone());
+            detach(&mut head);
+            assert_eq!((head.uri.to_string(), head.headers), before);
         }
     }
 }

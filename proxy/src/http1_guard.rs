@@ -22,11 +22,11 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
+use self::{head::Framing, violation::Violation as V};
 pub use self::{
     head::MAX_HEAD,
     violation::{Violation, refusal},
 };
-use self::{head::Framing, violation::Violation as V};
 
 /// A head, or a line of framing, ends this long after its first byte.
 pub const PATIENCE: Duration = Duration::from_secs(10);

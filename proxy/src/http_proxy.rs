@@ -6,7 +6,10 @@ use std::{
     cell::RefCell,
     convert::Infallible,
     future::{Future, poll_fn},
-    net::SocketAddr, pin::pin, rc::Rc, time::Duration,
+    net::SocketAddr,
+    pin::pin,
+    rc::Rc,
+    time::Duration,
 };
 
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
@@ -18,12 +21,24 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::{
-    activity::Activity, body::ProxyBody, http1_guard::{Guard, MAX_HEAD}, pool::Local, stream::Stream, upgrade::Tunnel,
+    activity::Activity,
+    body::ProxyBody,
+    http1_guard::{Guard, MAX_HEAD},
+    pool::Local,
+    stream::Stream,
+    upgrade::Tunnel,
     worker::Worker,
 };
 
 /// As much as a head that passed the guard can have; and no more of a body waits for somebody who does not read.
 const MAX_BUFFER: usize = MAX_HEAD;
+
+/// What a stream of HTTP/2 may bring that nobody has taken yet.
+pub const STREAM_WINDOW: u32 = 64 * 1024;
+/// As much for a hundred streams: some that are stuck do not stop the others.
+pub const CONNECTION_WINDOW: u32 = 100 * STREAM_WINDOW;
+/// What of a stream may wait for a peer that does not read.
+pub const MAX_UNSENT: usize = 32 * 1024;
 
 /// What all requests of one accepted connection share.
 #[derive(Debug)]
@@ -107,8 +122,9 @@ pub async fn http2<H: Handler>(stream: Stream, handler: Rc<H>, streams: u32) {
     let mut builder = http2::Builder::new(Local);
     builder
         .timer(TokioTimer::new())
-        .initial_stream_window_size(128 * 1024)
-        .initial_connection_window_size(1024 * 1024)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(MAX_UNSENT)
         .max_concurrent_streams(streams)
         .max_header_list_size(16 * 1024)
         .keep_alive_interval(Duration::from_secs(10))

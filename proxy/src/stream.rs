@@ -46,8 +46,8 @@ struct Vigil {
 /// Nothing acknowledged for this long: the peer is gone (L19).
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 
-/// Ciphertext that waits for a peer that does not read.
-const UNSENT: usize = 32 * 1024;
+/// Ciphertext that waits for a peer that does not read: two records, and what stands before them.
+const UNSENT: usize = 40 * 1024;
 
 /// One side of a connection through the proxy.
 #[derive(Debug)]
@@ -107,10 +107,9 @@ impl Stream {
     /// TLS whose handshake is done.
     pub fn mesh(tls: impl Into<TlsStream<Prefixed>>) -> Self {
         let mut tls = Box::new(tls.into());
-        let limit = Some(UNSENT);
         match &mut *tls {
-            TlsStream::Client(client) => client.get_mut().1.set_buffer_limit(limit),
-            TlsStream::Server(server) => server.get_mut().1.set_buffer_limit(limit),
+            TlsStream::Client(client) => client.get_mut().1.set_buffer_limit(Some(UNSENT)),
+            TlsStream::Server(server) => server.get_mut().1.set_buffer_limit(Some(UNSENT)),
         }
         Self::Mesh(tls)
     }

@@ -14,7 +14,13 @@ use tokio::{
 };
 
 use super::{Cause, Connection, Lease, Life, MAX_HTTP1, Pool, QUEUE_LIMIT, SendError};
-use crate::{body::ProxyBody, dial::dial, sips::Sips, stream::Vigilance, worker::Worker};
+use crate::{
+    body::ProxyBody,
+    dial::dial,
+    sips::{Short, Sips},
+    stream::Vigilance,
+    worker::Worker,
+};
 
 /// Unused HTTP/1 connections kept per endpoint and worker.
 const MAX_IDLE: usize = 64;
@@ -25,6 +31,7 @@ const SMALL: u64 = 16 * 1024;
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<ProxyBody>,
     vigilance: Vigilance,
+    short: Short,
     pub(super) life: Life,
 }
 
@@ -44,7 +51,12 @@ impl Pool {
             let sending = connection.sender.try_send_request(request);
             let lease = self.lease(worker, Connection::Http1(connection));
             match sending.await {
-                Ok(response) => return Ok((response, lease)),
+                Ok(response) => {
+                    if let Some(Connection::Http1(connection)) = &lease.connection {
+                        connection.short.set(response.body().size_hint().upper());
+                    }
+                    return Ok((response, lease));
+                }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if reused => request = unsent,
                     unsent => return Err(SendError::new(error.into_error(), unsent, reused)),
@@ -101,17 +113,17 @@ impl Pool {
             dial(&worker.shared, &self.endpoint, Alpn::Http1).await.map_err(|e| Cause::Dial(Rc::new(e)))?;
         let life = Life::new(worker, &dialled);
         let opened = self.count(worker, "http1");
+        let (stream, short) = Sips::new(dialled.stream);
         let mut builder = http1::Builder::new();
         builder.max_buf_size(64 * 1024);
-        let (sender, connection) =
-            builder.handshake(TokioIo::new(Sips::new(dialled.stream))).await.map_err(Cause::Setup)?;
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(Cause::Setup)?;
         let connection = connection.with_upgrades();
         spawn_local(async move {
             // why it ended is told to the request that was on it
             let _ = connection.await;
             drop((slot, opened));
         });
-        Ok(Http1 { sender, vigilance: dialled.vigilance, life })
+        Ok(Http1 { sender, vigilance: dialled.vigilance, short, life })
     }
 
     /// Takes a connection back after its request.

@@ -20,6 +20,7 @@ use super::{Cause, Connection, Lease, Life, Local, Pool, SendError};
 use crate::{
     body::ProxyBody,
     dial::{DialError, dial},
+    http_proxy::{CONNECTION_WINDOW, MAX_UNSENT, STREAM_WINDOW},
     worker::Worker,
 };
 
@@ -131,8 +132,9 @@ impl Pool {
         let mut builder = http2::Builder::new(Local);
         builder
             .timer(TokioTimer::new())
-            .initial_stream_window_size(128 * 1024)
-            .initial_connection_window_size(1024 * 1024)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(MAX_UNSENT)
             .max_header_list_size(16 * 1024)
             .keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(20));

@@ -46,9 +46,6 @@ struct Vigil {
 /// Nothing acknowledged for this long: the peer is gone (L19).
 const UNACKNOWLEDGED: Duration = Duration::from_secs(15);
 
-/// Ciphertext that waits for a peer that does not read: two records, and what stands before them.
-const UNSENT: usize = 40 * 1024;
-
 /// One side of a connection through the proxy.
 #[derive(Debug)]
 pub enum Stream {
@@ -106,12 +103,7 @@ impl From<TcpStream> for Prefixed {
 impl Stream {
     /// TLS whose handshake is done.
     pub fn mesh(tls: impl Into<TlsStream<Prefixed>>) -> Self {
-        let mut tls = Box::new(tls.into());
-        match &mut *tls {
-            TlsStream::Client(client) => client.get_mut().1.set_buffer_limit(Some(UNSENT)),
-            TlsStream::Server(server) => server.get_mut().1.set_buffer_limit(Some(UNSENT)),
-        }
-        Self::Mesh(tls)
+        Self::Mesh(Box::new(tls.into()))
     }
 
     /// The socket.

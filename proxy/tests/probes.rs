@@ -83,7 +83,8 @@ async fn http_is_its_status() {
 #[tokio::test]
 async fn a_hook_is_for_those_who_know_its_key() {
     let port = raw("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-    let hook = format!(r#"{{"http":{{"port":{port},"path":"/healthz"}},"key":"5ec2e7","timeoutSeconds":3600}}"#);
+    let hook =
+        format!(r#"{{"http":{{"port":{port},"path":"/healthz"}},"key":"5ec2e7","timeoutSeconds":3600}}"#);
     let probe = format!(r#"{{"http":{{"port":{port},"path":"/healthz"}}}}"#);
     for (path, of, status) in [
         ("/probe/0/5ec2e7", &hook, StatusCode::OK),

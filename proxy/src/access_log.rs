@@ -1,6 +1,6 @@
 //! One JSON line per request or connection on standard output, where the pod's owner wants it.
 //!
-//! A worker never waits for the log: what its reader does not take in time is dropped and counted. Text that came
+//! Denials are all written; of what fails otherwise, no more than a [`crate::quota`]. A worker never waits for the log: what its reader does not take in time is dropped and counted. Text that came
 //! from outside is escaped, so that a line is always one line.
 
 use std::{
@@ -38,7 +38,7 @@ pub enum Level {
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     level: Level,
-    lines: Option<SyncSender<Entry>>,
+    lines: Option<SyncSender<Record>>,
     dropped: Counter,
 }
 
@@ -71,6 +71,13 @@ pub struct Entry {
     pub rule: Option<usize>,
     /// The pod that served it.
     pub endpoint: String,
+}
+
+/// What goes to the thread that writes.
+#[derive(Clone, Debug)]
+enum Record {
+    Entry(Entry),
+    LeftOut { time: SystemTime, direction: Direction, reason: &'static str, count: u64 },
 }
 
 /// What a log says about a request.
@@ -117,10 +124,24 @@ impl AccessLog {
         }
     }
 
+    /// Whether the same mishap may be written about without end: where every request is, it is wanted.
+    pub fn is_complete(&self) -> bool {
+        self.level == Level::All
+    }
+
     /// Hands a line over; never waits.
     pub fn log(&self, entry: Entry) {
+        self.hand_over(Record::Entry(entry));
+    }
+
+    /// Says how many lines of one kind were not written.
+    pub fn left_out(&self, direction: Direction, reason: &'static str, count: u64) {
+        self.hand_over(Record::LeftOut { time: SystemTime::now(), direction, reason, count });
+    }
+
+    fn hand_over(&self, record: Record) {
         if let Some(lines) = &self.lines
-            && lines.try_send(entry).is_err()
+            && lines.try_send(record).is_err()
         {
             self.dropped.inc();
         }
@@ -139,12 +160,18 @@ impl FromStr for Level {
     }
 }
 
-fn write(waiting: &Receiver<Entry>, to: &mut impl Write) -> io::Result<()> {
+fn write(waiting: &Receiver<Record>, to: &mut impl Write) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(1024);
     while let Ok(first) = waiting.recv() {
         let mut next = Some(first);
-        while let Some(entry) = next.take() {
-            line(&entry, &mut buffer)?;
+        while let Some(record) = next.take() {
+            match record {
+                Record::Entry(entry) => line(&entry, &mut buffer)?,
+                Record::LeftOut { time, direction, reason, count } => {
+                    let (time, direction) = (rfc3339(time), direction.as_str());
+                    end(&LeftOut { time, direction, reason, suppressed: count }, &mut buffer)?;
+                }
+            }
             if buffer.len() < 32 * 1024 {
                 next = waiting.try_recv().ok();
             }
@@ -186,6 +213,14 @@ struct Line<'a> {
     endpoint: &'a str,
 }
 
+#[derive(Serialize)]
+struct LeftOut {
+    time: String,
+    direction: &'static str,
+    reason: &'static str,
+    suppressed: u64,
+}
+
 fn line(entry: &Entry, into: &mut Vec<u8>) -> io::Result<()> {
     let http = entry.http.as_ref();
     let line = Line {
@@ -206,7 +241,11 @@ fn line(entry: &Entry, into: &mut Vec<u8>) -> io::Result<()> {
         rule: entry.rule,
         endpoint: &entry.endpoint,
     };
-    serde_json::to_writer(&mut *into, &line)?;
+    end(&line, into)
+}
+
+fn end(line: &impl Serialize, into: &mut Vec<u8>) -> io::Result<()> {
+    serde_json::to_writer(&mut *into, line)?;
     into.push(b'\n');
     Ok(())
 }
@@ -306,14 +345,17 @@ mod tests {
     fn a_slow_reader_costs_lines_not_time() {
         let (lines, waiting) = sync_channel(2);
         let log = AccessLog { level: Level::All, lines: Some(lines), dropped: Counter::default() };
-        for _ in 0..5 {
+        for _ in 0..4 {
+            log.left_out(Direction::Inbound, "body-cut", 7);
             log.log(entry("/"));
         }
-        assert_eq!(log.dropped.get(), 3);
+        assert_eq!(log.dropped.get(), 6);
         drop(log);
         let mut out = Vec::new();
         write(&waiting, &mut out).unwrap();
-        assert_eq!(String::from_utf8(out).unwrap().lines().count(), 2);
+        let out = String::from_utf8(out).unwrap();
+        assert_eq!(out.lines().count(), 2);
+        assert!(out.contains(r#""direction":"inbound","reason":"body-cut","suppressed":7}"#), "{out}");
     }
 
     #[test]

@@ -4,17 +4,22 @@
 //! request; the worker's sweep does the rest. Knows no protocol.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     rc::Rc,
     time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
+use crate::drain::InFlight;
+
 /// A connection without a request is closed after this long.
 pub const IDLE_LIMIT: Duration = Duration::from_mins(10);
 /// A connection that was told to finish and has no request is closed after this long.
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
+
+/// The end of the process waits so long for the first request of a connection that was accepted.
+pub const ARRIVAL: Duration = Duration::from_secs(1);
 
 /// Shared by a connection's task, its requests and its worker.
 #[derive(Debug)]
@@ -27,6 +32,7 @@ pub struct Activity {
     goes_away: Cell<bool>,
     told: Notify,
     finishing: Cell<bool>,
+    arriving: RefCell<Option<InFlight>>,
 }
 
 /// When a connection must end.
@@ -50,8 +56,8 @@ enum State {
 pub struct Busy(Rc<Activity>);
 
 impl Activity {
-    /// A connection that begins now, by the worker's coarse clock.
-    pub fn new(clock: &Rc<Cell<Instant>>, ends: Ends) -> Rc<Self> {
+    /// A connection that begins now, by the worker's coarse clock, and its place among what is in flight.
+    pub fn new(clock: &Rc<Cell<Instant>>, ends: Ends, arriving: Option<InFlight>) -> Rc<Self> {
         Rc::new(Self {
             clock: clock.clone(),
             requests: Cell::new(0),
@@ -61,11 +67,13 @@ impl Activity {
             goes_away: Cell::new(false),
             told: Notify::new(),
             finishing: Cell::new(false),
+            arriving: RefCell::new(arriving),
         })
     }
 
-    /// Counts a request in.
+    /// Counts a request in, which is in flight on its own account.
     pub fn busy(self: &Rc<Self>) -> Busy {
+        self.arriving.take();
         self.requests.set(self.requests.get() + 1);
         Busy(self.clone())
     }
@@ -112,6 +120,9 @@ impl Activity {
         let now = self.clock.get();
         let longer = |then: Instant, limit: Duration| now.saturating_duration_since(then) > limit;
         let idle = self.requests.get() == 0;
+        if longer(self.idle_since.get(), ARRIVAL) {
+            self.arriving.take();
+        }
         if self.ends.retires.is_some_and(|end| now >= end) {
             self.close();
         }

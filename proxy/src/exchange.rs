@@ -91,8 +91,8 @@ impl Exchange {
             upload: None,
             sent: 0,
             complete: false,
-            _busy: activity.busy(),
             _in_flight: worker.shared.drain.in_flight(),
+            _busy: activity.busy(),
             worker: worker.clone(),
         })
     }
@@ -214,7 +214,7 @@ impl Drop for Exchange {
                 _ => self.metrics.answered(status, took),
             }
         }
-        if self.worker.shared.log.wants(self.reason.is_some()) {
+        if self.worker.is_logged(self.direction, self.reason, self.verdict.word) {
             self.log(took);
         }
     }

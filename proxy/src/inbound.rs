@@ -5,24 +5,29 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     rc::Rc,
     time::{Duration, SystemTime},
 };
 
 use byrnie_identity::{Accepted, Alpn, HandshakeError};
-use byrnie_model::{self as model, Endpoint, MtlsMode, SpiffeId, Timeouts};
+use byrnie_model::{self as model, Endpoint, MtlsMode, Protocol, SpiffeId, Timeouts};
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
 use crate::{
-    activity::{Activity, Ends},
+    activity::{ARRIVAL, Activity, Ends},
     authorize,
     balance::Balancer,
     body::ProxyBody,
     client_hello,
     detect::{self, Peeked, Spoken},
     dial,
+    drain::InFlight,
     exchange::Exchange,
     forward::{Way, forward},
     front_door, headers,
@@ -55,6 +60,14 @@ pub struct App {
     metrics: DestinationMetrics,
 }
 
+/// A connection of which nothing is known yet.
+struct Arrived {
+    peeked: Peeked,
+    client: SocketAddr,
+    destination: SocketAddr,
+    arriving: Option<InFlight>,
+}
+
 /// A caller's connection.
 struct Caller {
     worker: Rc<Worker>,
@@ -74,32 +87,64 @@ struct Inbound {
 }
 
 /// Serves one connection to the pod, from its acceptance to its end.
-pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, client: SocketAddr, source: Source) {
+pub async fn serve(
+    worker: Rc<Worker>,
+    tcp: TcpStream,
+    client: SocketAddr,
+    source: Source,
+    arriving: InFlight,
+) {
     let Ok(destination) = source.destination(&tcp) else { return dial::reset(&tcp) };
     let own = source == Source::Redirected && worker.shared.pod.is_own_listener(destination);
     if own || dial::tune(&tcp).is_err() {
         return dial::reset(&tcp);
     }
-    let mut peeked = Peeked::new(tcp);
-    let mesh = peeked.until(Some(first_bytes_limit(&worker.shared, destination.port())), hello).await;
-    match mesh {
-        Ok(Some(true)) => accept_mesh(worker, peeked, client, destination).await,
-        Ok(_) => accept_plaintext(worker, peeked, client, destination).await,
+    let mut arrived = Arrived { peeked: Peeked::new(tcp), client, destination, arriving: Some(arriving) };
+    match arrived.is_mesh(first_bytes_limit(&worker.shared, destination.port())).await {
+        Ok(true) => accept_mesh(worker, arrived).await,
+        Ok(false) => accept_plaintext(worker, arrived).await,
         Err(error) => tracing::debug!(%error, %client, "a connection broke before its first bytes"),
     }
 }
 
-async fn accept_mesh(worker: Rc<Worker>, peeked: Peeked, client: SocketAddr, destination: SocketAddr) {
+impl Arrived {
+    /// Whether the caller begins a mesh connection within this time.
+    async fn is_mesh(&mut self, limit: Duration) -> std::io::Result<bool> {
+        let soon = limit.min(ARRIVAL);
+        let mut mesh = self.peeked.until(Some(soon), hello).await?;
+        if mesh.is_none() && limit > soon {
+            self.arriving = None;
+            mesh = self.peeked.until(Some(limit - soon), hello).await?;
+        }
+        Ok(mesh == Some(true))
+    }
+
+    /// What a plaintext caller speaks.
+    async fn spoken(&mut self, declared: Protocol) -> std::io::Result<Spoken> {
+        let mut looking = pin!(spoken(&mut self.peeked, declared));
+        if let Ok(looked) = timeout(ARRIVAL, looking.as_mut()).await {
+            return looked;
+        }
+        self.arriving = None;
+        looking.await
+    }
+}
+
+async fn accept_mesh(worker: Rc<Worker>, arrived: Arrived) {
+    let Arrived { peeked, client, destination, arriving } = arrived;
     // boxed: what a handshake needs is not kept for the connection's life
     let accepted = Box::pin(handshake(&worker, peeked)).await;
     let (stream, peer, alpn, not_after) = match accepted {
         Ok(accepted) => accepted,
         Err(error) => {
             worker.shared.metrics.handshake_failed(Direction::Inbound, error.reason());
-            return tracing::info!(%error, %client, "a caller was not accepted");
+            if worker.quota.admits(Direction::Inbound, error.reason()) {
+                tracing::info!(%error, %client, "a caller was not accepted");
+            }
+            return;
         }
     };
-    let activity = worker.watch_over(ends(alpn != Alpn::Tcp, Some(not_after)));
+    let activity = worker.watch_over(ends(alpn != Alpn::Tcp, Some(not_after)), arriving);
     let caller = Caller { worker, stream, client, destination, peer: Some(peer), activity };
     match alpn {
         Alpn::Http1 => caller.http1("mtls-http1").await,
@@ -117,14 +162,10 @@ async fn handshake(
     Ok((Stream::mesh(stream), peer, alpn, not_after))
 }
 
-async fn accept_plaintext(
-    worker: Rc<Worker>,
-    mut peeked: Peeked,
-    client: SocketAddr,
-    destination: SocketAddr,
-) {
+async fn accept_plaintext(worker: Rc<Worker>, mut arrived: Arrived) {
+    let (client, destination) = (arrived.client, arrived.destination);
     let refuse = |worker: &Rc<Worker>, peeked: &Peeked, reason| {
-        let activity = worker.watch_over(Ends::default());
+        let activity = worker.watch_over(Ends::default(), None);
         let metrics = worker.shared.metrics.destination(Direction::Inbound, &destination.port().to_string());
         let mut passage = Passage::new(worker, Direction::Inbound, metrics, None, &activity);
         match reason {
@@ -134,20 +175,20 @@ async fn accept_plaintext(
         dial::reset(peeked.tcp());
     };
     let Some(workload) = authorize::policy(&worker.shared).await else {
-        return refuse(&worker, &peeked, Some(reject::POLICY_UNKNOWN.reason));
+        return refuse(&worker, &arrived.peeked, Some(reject::POLICY_UNKNOWN.reason));
     };
     if workload.inbound.mtls.mode(destination.port()) == MtlsMode::Strict {
-        return refuse(&worker, &peeked, None);
+        return refuse(&worker, &arrived.peeked, None);
     }
     let declared = workload.protocol(destination.port());
     drop(workload);
-    let spoken = match spoken(&mut peeked, declared).await {
+    let spoken = match arrived.spoken(declared).await {
         Ok(spoken) => spoken,
         Err(error) => return tracing::debug!(%error, %client, "a connection broke before its first bytes"),
     };
-    let stream = Stream::Plain(peeked.into_stream());
+    let stream = Stream::Plain(arrived.peeked.into_stream());
     let http = matches!(spoken, Spoken::Http1 | Spoken::Http2);
-    let activity = worker.watch_over(ends(http, None));
+    let activity = worker.watch_over(ends(http, None), arrived.arriving);
     let caller = Caller { worker, stream, client, destination, peer: None, activity };
     match spoken {
         Spoken::Http1 => caller.http1("plain-http1").await,

@@ -36,6 +36,7 @@ pub mod outbound;
 pub mod passage;
 pub mod pool;
 pub mod probe;
+pub mod quota;
 pub mod redirect;
 pub mod reject;
 pub mod retry;

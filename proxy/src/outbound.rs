@@ -17,6 +17,7 @@ use crate::{
     destination::{Backend, Destination, Resolved},
     detect::{self, Peeked, Spoken},
     dial::{self, DialError, dial},
+    drain::InFlight,
     exchange::Exchange,
     forward::{Way, forward},
     front_door, headers,
@@ -51,14 +52,20 @@ struct Opaque {
 }
 
 /// Serves one connection of the application, from its acceptance to its end.
-pub async fn serve(worker: Rc<Worker>, tcp: TcpStream, client: SocketAddr, source: Source) {
+pub async fn serve(
+    worker: Rc<Worker>,
+    tcp: TcpStream,
+    client: SocketAddr,
+    source: Source,
+    arriving: InFlight,
+) {
     let Ok(address) = source.destination(&tcp) else { return dial::reset(&tcp) };
     let own = source == Source::Redirected && worker.shared.pod.is_own_listener(address);
     if own || dial::tune(&tcp).is_err() {
         return dial::reset(&tcp);
     }
     let destination = worker.destination(address);
-    let activity = worker.watch_over(Ends::default());
+    let activity = worker.watch_over(Ends::default(), Some(arriving));
     let resolved = destination.resolve(&worker).await;
     let declared = resolved.as_ref().map_or(Protocol::Detect, |resolved| resolved.protocol());
     let mut peeked = Peeked::new(tcp);

@@ -59,8 +59,8 @@ impl Passage {
             policy: None,
             rule: None,
             endpoint: None,
-            _busy: activity.busy(),
             _in_flight: worker.shared.drain.in_flight(),
+            _busy: activity.busy(),
             worker: worker.clone(),
         }
     }
@@ -118,7 +118,7 @@ impl Drop for Passage {
     fn drop(&mut self) {
         self.metrics.sent(self.meter.received.get());
         self.metrics.received(self.meter.sent.get());
-        if self.worker.shared.log.wants(self.reason.is_some()) {
+        if self.worker.is_logged(self.direction, self.reason, self.verdict) {
             self.log(Instant::now().saturating_duration_since(self.started));
         }
     }

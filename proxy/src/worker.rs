@@ -29,10 +29,12 @@ use tokio::{
 use crate::{
     activity::{Activity, Ends},
     destination::Destination,
+    drain::InFlight,
     inbound::{self, App},
     listener::Listener,
     metrics::{AuthorizationMetrics, Direction},
     outbound,
+    quota::Quota,
     state::{MAX_SLOTS, Shared},
 };
 
@@ -66,6 +68,8 @@ pub enum StartError {
 pub struct Worker {
     /// What all threads share.
     pub shared: Arc<Shared>,
+    /// What is written about mishaps.
+    pub quota: Quota,
     /// Decisions, counted.
     pub decisions: RefCell<AuthorizationMetrics>,
     clock: Rc<Cell<std::time::Instant>>,
@@ -105,11 +109,15 @@ pub async fn run(shared: Arc<Shared>, bound: Vec<(Listener, Socket)>) {
         let worker = worker.clone();
         match direction {
             Direction::Outbound => {
-                let serve = move |tcp, client| outbound::serve(worker.clone(), tcp, client, source);
+                let serve = move |tcp, client| {
+                    outbound::serve(worker.clone(), tcp, client, source, worker.shared.drain.in_flight())
+                };
                 spawn_local(accept(socket, serve));
             }
             Direction::Inbound => {
-                let serve = move |tcp, client| inbound::serve(worker.clone(), tcp, client, source);
+                let serve = move |tcp, client| {
+                    inbound::serve(worker.clone(), tcp, client, source, worker.shared.drain.in_flight())
+                };
                 spawn_local(accept(socket, serve));
             }
         }
@@ -167,6 +175,7 @@ impl Worker {
     pub fn new(shared: Arc<Shared>) -> Rc<Self> {
         Rc::new(Self {
             decisions: RefCell::new(shared.metrics.authorization()),
+            quota: Quota::default(),
             shared,
             clock: Rc::new(Cell::new(std::time::Instant::now())),
             generation: Cell::new(0),
@@ -183,13 +192,21 @@ impl Worker {
     }
 
     /// Starts to watch over a connection.
-    pub fn watch_over(&self, ends: Ends) -> Rc<Activity> {
-        let activity = Activity::new(&self.clock, ends);
+    pub fn watch_over(&self, ends: Ends, arriving: Option<InFlight>) -> Rc<Activity> {
+        let activity = Activity::new(&self.clock, ends, arriving);
         if self.shared.drain.is_draining() {
             activity.close();
         }
         self.connections.borrow_mut().push(Rc::downgrade(&activity));
         activity
+    }
+
+    /// Whether the log shall have a line about what ended for this reason, or well, with what policies said about it.
+    pub fn is_logged(&self, direction: Direction, reason: Option<&'static str>, verdict: &str) -> bool {
+        let log = &self.shared.log;
+        let decided = matches!(verdict, "deny" | "audit");
+        log.wants(reason.is_some())
+            && reason.is_none_or(|why| decided || log.is_complete() || self.quota.admits(direction, why))
     }
 
     /// Returns at the next change of the workload's policy.
@@ -226,9 +243,15 @@ impl Worker {
         let mut draining = false;
         let mut standing = None;
         let mut workload: Option<Arc<Workload>> = None;
+        let mut second = self.clock.get();
         loop {
             tick.tick().await;
             self.clock.set(std::time::Instant::now());
+            if self.clock.get() - second >= Duration::from_secs(1) {
+                second = self.clock.get();
+                self.quota
+                    .renew(|direction, reason, count| self.shared.log.left_out(direction, reason, count));
+            }
             let leaf = self.shared.identity.leaf().map(|leaf| Arc::as_ptr(&leaf).addr());
             let now_standing = Some((leaf, self.shared.identity.bundle().map(|bundle| bundle.epoch)));
             if now_standing != standing {

@@ -193,6 +193,23 @@ fn an_idle_proxy_ends_at_once() {
     assert!(began.elapsed() < Duration::from_secs(2));
 }
 
+#[test]
+fn who_came_before_the_end_is_served_and_the_silent_do_not_hold_it_up() {
+    let mut mesh = Mesh::start();
+    let mut early = TcpStream::connect(mesh.web.listen).unwrap();
+    let _silent = TcpStream::connect(mesh.web.listen).unwrap();
+    thread::sleep(Duration::from_millis(100));
+    mesh.web.terminate();
+    thread::sleep(Duration::from_millis(400));
+    let began = Instant::now();
+    write!(early, "GET / HTTP/1.1\r\nHost: payments\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    early.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    assert!(mesh.web.ended().success());
+    assert!(began.elapsed() < Duration::from_secs(3));
+}
+
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {

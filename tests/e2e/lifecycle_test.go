@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -30,12 +31,17 @@ func (s *suite) lifecycle(t *testing.T) {
 	t.Run("upgraded", func(t *testing.T) {
 		s.underLoad(t, "upgrade", func(space *harness.Space) {
 			s.install(t, "proxy.log=debug", "operator.log=debug", "injector.log=debug")
-			pod, err := s.Kube.CoreV1().Pods(space.Name).Create(t.Context(), space.Pod(harness.App{Name: "after"}), metav1.CreateOptions{})
-			if err != nil {
+			// Injectors of before serve for a few seconds, while the API server learns that they go.
+			pods := s.Kube.CoreV1().Pods(space.Name)
+			space.Eventually(20*time.Second, "pods get the new value", func(ctx context.Context) error {
+				pod, err := pods.Create(ctx, space.Pod(harness.App{Name: "after"}), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+				if err == nil && !strings.Contains(fmt.Sprint(pod.Spec.InitContainers), "debug") {
+					err = errors.New("it has the old one")
+				}
+				return err
+			})
+			if _, err := pods.Create(t.Context(), space.Pod(harness.App{Name: "after"}), metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
-			}
-			if !strings.Contains(fmt.Sprint(pod.Spec.InitContainers), "debug") {
-				t.Error("a pod made after the upgrade does not have the new value")
 			}
 			space.ReadyPods("after", 1)
 		})

@@ -75,6 +75,7 @@ pub struct Entry {
 
 /// What goes to the thread that writes.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are entries")]
 enum Record {
     Entry(Entry),
     LeftOut { time: SystemTime, direction: Direction, reason: &'static str, count: u64 },

@@ -41,7 +41,7 @@ pub struct Way<'a> {
 pub async fn forward(
     front: &Front,
     way: Way<'_>,
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
     mut exchange: Box<Exchange>,
 ) -> Result<Response<ProxyBody>, (Reject, Box<Exchange>)> {
     let (mut head, incoming) = request.into_parts();

@@ -59,8 +59,8 @@ pub trait Handler: 'static {
     /// The connection that the requests come from.
     fn front(&self) -> &Front;
 
-    /// One request.
-    fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response<ProxyBody>>;
+    /// One request. Boxed, because every step hands it on.
+    fn handle(&self, request: Box<Request<Incoming>>) -> impl Future<Output = Response<ProxyBody>>;
 }
 
 impl Front {
@@ -92,7 +92,7 @@ pub async fn http1<H: Handler>(stream: Stream, handler: Rc<H>) {
     }
     let io = TokioIo::new(guard);
     let answering = handler.clone();
-    let service = service_fn(move |request| answer(answering.clone(), request));
+    let service = service_fn(move |request| answer(answering.clone(), Box::new(request)));
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_BUFFER);
     let mut connection = builder.serve_connection(io, service);
@@ -118,7 +118,7 @@ pub async fn http1<H: Handler>(stream: Stream, handler: Rc<H>) {
 pub async fn http2<H: Handler>(stream: Stream, handler: Rc<H>, streams: u32) {
     let activity = handler.front().activity.clone();
     activity.can_go_away();
-    let service = service_fn(move |request| answer(handler.clone(), request));
+    let service = service_fn(move |request| answer(handler.clone(), Box::new(request)));
     let mut builder = http2::Builder::new(Local);
     builder
         .timer(TokioTimer::new())
@@ -141,7 +141,7 @@ pub async fn http2<H: Handler>(stream: Stream, handler: Rc<H>, streams: u32) {
 
 async fn answer<H: Handler>(
     handler: Rc<H>,
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
 ) -> Result<Response<ProxyBody>, Infallible> {
     let http1 = request.version() < Version::HTTP_2;
     // after a request to upgrade the guard holds back what follows, which may not be HTTP

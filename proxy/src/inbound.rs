@@ -114,7 +114,7 @@ impl Arrived {
         let mut mesh = self.peeked.until(Some(soon), hello).await?;
         if mesh.is_none() && limit > soon {
             self.arriving = None;
-            mesh = self.peeked.until(Some(limit - soon), hello).await?;
+            mesh = self.peeked.until(Some(limit.saturating_sub(soon)), hello).await?;
         }
         Ok(mesh == Some(true))
     }
@@ -207,7 +207,8 @@ impl Caller {
     async fn http2(self, kind: &'static str) {
         let _open = self.worker.shared.metrics.connection(Direction::Inbound, kind, self.peer.as_ref());
         let (stream, handler) = self.into_handler();
-        http_proxy::http2(stream, handler, MAX_STREAMS).await;
+        // boxed: there are fewer of these, and they are larger
+        Box::pin(http_proxy::http2(stream, handler, MAX_STREAMS)).await;
     }
 
     fn into_handler(self) -> (Stream, Rc<Inbound>) {
@@ -266,7 +267,7 @@ impl Handler for Inbound {
         &self.front
     }
 
-    async fn handle(&self, request: Request<Incoming>) -> Response<ProxyBody> {
+    async fn handle(&self, request: Box<Request<Incoming>>) -> Response<ProxyBody> {
         let Front { worker, activity, .. } = &self.front;
         let metrics = self.app.metrics.clone();
         let exchange =
@@ -284,11 +285,11 @@ impl Handler for Inbound {
 impl Inbound {
     async fn answer(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Box<Request<Incoming>>,
         mut exchange: Box<Exchange>,
     ) -> Result<Response<ProxyBody>, (Reject, Box<Exchange>)> {
         let front = &self.front;
-        if let Err(reject) = front_door::admit(&mut request, || front.destination.to_string()) {
+        if let Err(reject) = front_door::admit(&mut *request, || front.destination.to_string()) {
             return Err((reject, exchange));
         }
         let port = front.destination.port();

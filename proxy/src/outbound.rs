@@ -87,7 +87,8 @@ pub async fn serve(
     let front = Front::new(worker, client, address, activity);
     let handler = Rc::new(Outbound { front, destination, metrics });
     if http2 {
-        http_proxy::http2(stream, handler, MAX_STREAMS).await;
+        // boxed: there are fewer of these, and they are larger
+        Box::pin(http_proxy::http2(stream, handler, MAX_STREAMS)).await;
     } else {
         http_proxy::http1(stream, handler).await;
     }
@@ -111,7 +112,7 @@ impl Handler for Outbound {
         &self.front
     }
 
-    async fn handle(&self, request: Request<Incoming>) -> Response<ProxyBody> {
+    async fn handle(&self, request: Box<Request<Incoming>>) -> Response<ProxyBody> {
         let Front { worker, activity, .. } = &self.front;
         let exchange =
             Exchange::new(worker, Direction::Outbound, self.metrics.clone(), None, activity, &request);
@@ -128,11 +129,11 @@ impl Handler for Outbound {
 impl Outbound {
     async fn answer(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Box<Request<Incoming>>,
         mut exchange: Box<Exchange>,
     ) -> Result<Response<ProxyBody>, (Reject, Box<Exchange>)> {
         let front = &self.front;
-        if let Err(reject) = front_door::admit(&mut request, || front.destination.to_string()) {
+        if let Err(reject) = front_door::admit(&mut *request, || front.destination.to_string()) {
             return Err((reject, exchange));
         }
         let asked = headers::strip_hop_by_hop(request.headers_mut());

@@ -112,8 +112,8 @@ mod tests {
     async fn a_long_response_comes_in_sips_until_somebody_has_taken_it() {
         let (mut server, client) = tokio::io::duplex(1024 * 1024);
         let (mut stream, short) = Sips::new(client);
-        server.write_all(&[7; 600_000]).await.unwrap();
-        let mut buffer = [0; 64 * 1024];
+        server.write_all(&vec![7; 600_000]).await.unwrap();
+        let mut buffer = vec![0; 64 * 1024];
         assert_eq!(stream.read(&mut buffer).await.unwrap(), SIP);
         let mut read = SIP;
         while read <= PATIENCE {

@@ -131,8 +131,8 @@ async fn endless() -> SocketAddr {
             let length = 64 * 1024 * 1024;
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
             tcp.write_all(head.as_bytes()).await.unwrap();
-            for _ in 0..length / 65_536 {
-                if tcp.write_all(&[b'x'; 65_536]).await.is_err() {
+            for _ in 0..length / 16_384 {
+                if tcp.write_all(&[b'x'; 16_384]).await.is_err() {
                     return;
                 }
             }

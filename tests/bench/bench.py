@@ -20,7 +20,7 @@ def options():
         prog="tests/bench/run",
         description="Compares two Byrnie proxies with two of HAProxy and two of nginx: client, proxy, mutual TLS, proxy, "
         "application, in network namespaces, alternating. Prints medians and ratios; fails only when a request fails.")
-    parser.add_argument("--quick", action="store_true", help="one short round and fewer counted instructions, about a minute")
+    parser.add_argument("--quick", action="store_true", help="one short round and fewer counted instructions, one to two minutes")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of all chains (default 5)")
     parser.add_argument("--seconds", type=int, default=5, help="of each load (default 5)")
     parser.add_argument("--requests", type=int, default=2000, help="whose instructions are counted; 0: skip (default 2000)")
@@ -32,6 +32,8 @@ def options():
         chosen.rounds, chosen.seconds, chosen.requests = 1, 2, 500
     if chosen.markdown:
         chosen.markdown = chosen.markdown.resolve()
+        if not chosen.markdown.is_file():
+            parser.error(f"{chosen.markdown} is no file with the marks of docs/benchmarks.md")
     return chosen
 
 
@@ -57,9 +59,10 @@ def main():
         chain.stop()
     for chain in compared[1:] if chosen.requests else []:
         print(f"instructions: {figures.CHAINS[chain.name]} ...", end="", flush=True)
-        client, server = (count / 1000 for count in instructions.per_request(chain, world, chosen.requests))
-        result.add(chain.name, instructions=client + server, instructions_client=client, instructions_server=server)
-        print(f" {client + server:.1f} thousand", flush=True)
+        (client, server), http2 = instructions.per_request(chain, world, chosen.requests)
+        result.add(chain.name, instructions=(client + server) / 1e3, instructions_client=client / 1e3,
+                   instructions_server=server / 1e3, instructions_http2=sum(http2) / 1e3)
+        print(f" {(client + server) / 1e3:.1f} thousand, HTTP/2 {sum(http2) / 1e3:.1f} thousand", flush=True)
 
     busy, ours = machine_seconds() - busy, our_seconds() - ours
     others = max(busy - ours, 0) / (time.monotonic() - begin) / os.cpu_count()
@@ -94,7 +97,7 @@ def measure(chain, seconds, result):
         result.add(chain.name, rate_cpu=(chain.cpu() - cpu) / requests * 1e6)
 
     cpu = chain.cpu()
-    requests, http2 = loads.http2(chain.http2, connections=8, streams=16, seconds=seconds)
+    requests, http2 = loads.http2(chain, seconds)
     result.add(chain.name, http2_rps=http2)
     if memory:
         result.add(chain.name, http2_cpu=(chain.cpu() - cpu) / requests * 1e6)

@@ -24,9 +24,10 @@ ROWS = {
     "idle anonymous": (None, "anonymous, idle", "MiB", 1),
     "load rss": (None, "resident, under load", "MiB", 1),
     "load anonymous": (None, "anonymous, under load", "MiB", 1),
-    "instructions": ("Instructions in user space per HTTP/1.1 request (callgrind)", "both proxies", "thousand", 1),
-    "instructions client": (None, "client's proxy", "thousand", 1),
-    "instructions server": (None, "server's proxy", "thousand", 1),
+    "instructions": ("Instructions in user space per request (callgrind)", "HTTP/1.1, both proxies", "thousand", 1),
+    "instructions client": (None, "HTTP/1.1, client's proxy", "thousand", 1),
+    "instructions server": (None, "HTTP/1.1, server's proxy", "thousand", 1),
+    "instructions http2": (None, "HTTP/2, both proxies", "thousand", 1),
 }
 CHAINS = {"direct": "no proxy", "byrnie": "Byrnie", "haproxy": "HAProxy", "nginx": "nginx"}
 PEERS = ("haproxy", "nginx")

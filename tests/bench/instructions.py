@@ -6,11 +6,9 @@ import time
 
 import loads
 
-CONNECTIONS = 8
-
 
 def per_request(chain, world, requests):
-    """Instructions in user space of client's and server's proxy for one HTTP/1.1 request.
+    """Instructions in user space for a request: of client's and server's proxy over HTTP/1.1, and over HTTP/2.
 
     What a proxy does by the clock goes on while valgrind makes requests slow: it is counted over the same time
     without requests, and taken off.
@@ -22,14 +20,18 @@ def per_request(chain, world, requests):
         for command in chain.commands.values():
             command[-1] = "daemon off; master_process off;"
     chain.start(world, wrapper)
-    loads.exactly(chain.http1, requests // 2, CONNECTIONS)
-    dump(chain)  # and counts from zero
-    begin = time.monotonic()
-    loads.exactly(chain.http1, requests, CONNECTIONS)
-    dump(chain)
-    time.sleep(time.monotonic() - begin)
-    dump(chain)
-    counts = [(counted(chain, process, 2) - counted(chain, process, 3)) / requests for process in chain.processes.values()]
+    counts, part = [], 0
+    for load in (loads.exactly_http1, loads.exactly_http2):
+        load(chain, requests // 2)
+        dump(chain)  # each dump is a part, and counts from zero
+        begin = time.monotonic()
+        load(chain, requests)
+        dump(chain)
+        time.sleep(time.monotonic() - begin)
+        dump(chain)
+        part += 3
+        counts.append([(counted(chain, process, part - 1) - counted(chain, process, part)) / requests
+                       for process in chain.processes.values()])
     chain.stop()
     return counts
 

@@ -30,14 +30,17 @@ class Closed:
         return number(r"(\d+) requests in", text), number(r"Requests/sec:\s+([\d.]+)", text)
 
 
-def http2(address, connections, streams, seconds):
-    """HTTP/2 as fast as the answers come, for a time: requests and requests per second."""
-    return h2load(address, ["-c", str(connections), "-m", str(streams), "-D", str(seconds)])
+def http2(chain, seconds):
+    """HTTP/2 as fast as the answers come: requests and requests per second."""
+    return h2load(chain.http2, ["-c8", "-m16", f"-D{seconds}"])
 
 
-def exactly(address, requests, connections):
-    """So many requests over HTTP/1.1."""
-    h2load(address, ["--h1", "-c", str(connections), "-n", str(requests)])
+def exactly_http1(chain, requests):
+    h2load(chain.http1, ["--h1", "-c8", f"-n{requests}"])
+
+
+def exactly_http2(chain, requests):
+    h2load(chain.http2, ["-c8", "-m16", f"-n{requests}"])
 
 
 def h2load(address, options):

@@ -79,7 +79,7 @@ test-rust: ## Run the Rust tests
 	$(STEP) "Rust tests" cargo test --workspace
 
 .PHONY: test-go
-test-go: ## Run the Go tests of the cluster and the applications
+test-go: cluster-binary apps-binary ## Run the Go tests of the cluster and the applications
 	$(STEP) "Go tests of tests/apps" go -C tests/apps test -v ./...
 	$(STEP) "Go tests of tests/cluster" go -C tests/cluster test -v ./...
 

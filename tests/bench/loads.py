@@ -20,7 +20,7 @@ class Closed:
 
     def __init__(self, address, seconds, connections):
         url = "http://{}:{}/1k".format(*address)
-        self.process = subprocess.Popen(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", url],
+        self.process = subprocess.Popen(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", url],
                                         stdout=subprocess.PIPE, text=True)
 
     def finish(self):

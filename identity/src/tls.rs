@@ -28,6 +28,8 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     })
 });
 
+/// Bytes of a TLS record: a receiver holds a whole one, as it came and in clear, for a reader that does not read.
+const RECORD: usize = 4 * 1024;
 const ONLY_TLS13: &str = "the provider has suites and groups for TLS 1.3";
 
 /// The one provider. Passed to every configuration, so that no process-wide default is needed.
@@ -53,6 +55,7 @@ pub(crate) fn server(
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(own.clone())));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.max_fragment_size = Some(RECORD);
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Arc::new(config)
 }
@@ -74,6 +77,7 @@ pub(crate) fn client(
         None => builder.with_no_client_auth(),
     };
     config.resumption = Resumption::disabled();
+    config.max_fragment_size = Some(RECORD);
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Arc::new(config)
 }

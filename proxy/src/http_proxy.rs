@@ -30,7 +30,8 @@ use crate::{
     worker::Worker,
 };
 
-/// As much as a head that passed the guard can have; and no more of a body waits for somebody who does not read.
+/// As much as a head that passed the guard can have. No more of a body waits for somebody who does not read: two sips of a
+/// server's stream, and not a byte of room that would let in a third.
 const MAX_BUFFER: usize = MAX_HEAD;
 
 /// What a stream of HTTP/2 may bring that nobody has taken yet.

@@ -4,8 +4,8 @@ use memchr::memchr;
 
 use super::violation::{STAND_IN, Violation};
 
-/// Bytes of a head, its last empty line included.
-pub const MAX_HEAD: usize = 16 * 1024;
+/// Bytes of a head, its last empty line included: 16 KiB but for the room that `http_proxy` must not have.
+pub const MAX_HEAD: usize = 16 * 1024 - 2;
 /// Bytes of a request target.
 pub(super) const MAX_TARGET: usize = 8 * 1024;
 /// Header lines of a head.

@@ -1,7 +1,5 @@
 //! HTTP/1.1 from application to application.
 
-use std::time::Duration;
-
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -220,20 +218,21 @@ async fn sizes_are_limited() {
 
 #[tokio::test]
 async fn a_request_that_a_client_abandons_ends_at_the_application() {
-    let (gone, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    let (saw, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let app = played(move |mut tcp| {
-        let gone = gone.clone();
+        let saw = saw.clone();
         async move {
             read_until(&mut tcp, "\r\n\r\n").await;
+            saw.send("a request").unwrap();
             let left = tcp.read(&mut [0; 16]).await;
-            gone.send(matches!(left, Ok(0) | Err(_))).unwrap();
+            saw.send(if matches!(left, Ok(0) | Err(_)) { "its end" } else { "more" }).unwrap();
         }
     })
     .await;
     let mesh = Mesh::new(app);
     let mut tcp = mesh.connect().await;
     tcp.write_all(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(timeout(LIMIT, seen.recv()).await.unwrap(), Some("a request"));
     drop(tcp);
-    assert_eq!(timeout(LIMIT, ended.recv()).await.unwrap(), Some(true));
+    assert_eq!(timeout(LIMIT, seen.recv()).await.unwrap(), Some("its end"));
 }

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     apps::{echo, get, played, within},
-    rig::{Authority, Proxy, free_port, id},
+    rig::{Authority, LIMIT, Proxy, free_port, id},
 };
 
 /// A proxy process; ends with the test.
@@ -88,10 +88,7 @@ impl Drop for Process {
 #[tokio::test]
 async fn a_proxy_without_free_descriptors_serves_again_as_soon_as_it_has_some() {
     let (_process, proxy) = Process::before(echo().await, 64);
-    within(Duration::from_secs(10), "the proxy does not start", async || {
-        TcpStream::connect(proxy).await.ok()
-    })
-    .await;
+    within(LIMIT, "the proxy does not start", async || TcpStream::connect(proxy).await.ok()).await;
     for round in 0..3 {
         let mut idle = Vec::new();
         for _ in 0..100 {
@@ -169,7 +166,8 @@ async fn slow_clients(proxy: SocketAddr) -> Vec<TcpStream> {
     }
     for _ in 0..30 {
         for tcp in &mut dribbling {
-            tcp.write_all(b"x").await.unwrap();
+            // on a busy machine this takes so long that the proxy rightly gives some up
+            let _ = tcp.write_all(b"x").await;
         }
         sleep(Duration::from_millis(100)).await;
     }
@@ -178,10 +176,7 @@ async fn slow_clients(proxy: SocketAddr) -> Vec<TcpStream> {
 }
 
 async fn cost_of_slow_clients(process: &Process, proxy: SocketAddr) {
-    within(Duration::from_secs(10), "the proxy does not start", async || {
-        TcpStream::connect(proxy).await.ok()
-    })
-    .await;
+    within(LIMIT, "the proxy does not start", async || TcpStream::connect(proxy).await.ok()).await;
     assert!(get(proxy, "/small", "").await.starts_with("HTTP/1.1 200 "));
     let before = process.resident_kib();
     let held = slow_clients(proxy).await;

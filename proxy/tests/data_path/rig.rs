@@ -1,11 +1,8 @@
 //! Two proxies on loopback, without redirects: app -> outbound listener -> mTLS -> inbound listener -> app.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -27,9 +24,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose,
     SanType,
 };
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 
 /// Signs everybody's certificates.
 pub(crate) struct Authority {
@@ -214,17 +212,14 @@ pub(crate) fn service(
     Destination::Service(Service { name, protocol, routes: vec![route], backends: backends.collect() })
 }
 
-/// An address on which nobody listens, and that nobody else in this process will be given.
+/// An address on which nobody listens, and that nobody else will be given until the process ends.
 pub(crate) fn free_port() -> SocketAddr {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let base = 20_000 + u16::try_from(std::process::id() % 300).unwrap() * 40;
-    loop {
-        let address =
-            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), base + NEXT.fetch_add(1, Ordering::Relaxed));
-        if std::net::TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_port(true).unwrap(); // as a worker's: it may then share the reservation
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget(socket);
+    address
 }
 
 pub(crate) async fn listen() -> (TcpListener, SocketAddr) {

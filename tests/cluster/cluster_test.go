@@ -46,6 +46,7 @@ func TestTwoClustersSideBySide(t *testing.T) {
 			t.Errorf("got %q", nodes)
 		}
 	})
+	t.Run("signals", func(t *testing.T) { testSignals(t, pair) })
 	t.Run("down", func(t *testing.T) {
 		pair.run(t, "down")
 		// whoever crashes must not be harder to remove than whoever ends well; and must not have been hurt by the other
@@ -92,6 +93,25 @@ func testTraffic(t *testing.T, b binary, c commands) {
 		}
 	}
 	t.Errorf("the Service answers only %q", answers)
+}
+
+func testSignals(t *testing.T, c commands) {
+	c.run(t, "signal", "kube-scheduler", "STOP")
+	status := c.run(t, "status")
+	c.run(t, "signal", "kube-scheduler", "CONT")
+	c.run(t, "signal", "kube-scheduler", "SIGKILL")
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		if again, err := c.try("status"); strings.Contains(again, "kube-scheduler (") && again != status {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("killed, it does not come back: %v\n%s", err, again)
+		}
+	}
+	for _, wrong := range [][]string{{"kube-schedule", "KILL"}, {"kube-scheduler", "HUGE"}, {"--node", "3", "kubelet", "KILL"}} {
+		if out, err := c.try(append([]string{"signal"}, wrong...)...); err == nil {
+			t.Errorf("signal %v was accepted: %s", wrong, out)
+		}
+	}
 }
 
 // binary is what is tested, and the pod that it is tested with.

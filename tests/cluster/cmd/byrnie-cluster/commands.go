@@ -45,7 +45,7 @@ func newCommand() *cobra.Command {
 	p := &place{}
 	root.PersistentFlags().StringVar(&p.name, "name", "byrnie", "the cluster's name")
 	root.PersistentFlags().StringVar(&p.base, "dir", "", "where clusters keep their files (default "+layout.DefaultBase()+")")
-	root.AddCommand(upCommand(p), downCommand(p), statusCommand(p), loadCommand(p), kubeconfigCommand(p), execCommand(p), imageCommand(), nodeCommand())
+	root.AddCommand(upCommand(p), downCommand(p), statusCommand(p), loadCommand(p), kubeconfigCommand(p), execCommand(p), signalCommand(p), imageCommand(), nodeCommand())
 	return root
 }
 
@@ -140,6 +140,22 @@ func execCommand(p *place) *cobra.Command {
 		},
 	}
 	cmd.Flags().SetInterspersed(false)
+	cmd.Flags().IntVar(&index, "node", 1, "which node")
+	return cmd
+}
+
+func signalCommand(p *place) *cobra.Command {
+	var index int
+	cmd := &cobra.Command{
+		Use: "signal [--node I] COMPONENT SIGNAL", Short: "Kill, stop or continue a component, such as kube-apiserver", Args: cobra.ExactArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, err := p.load()
+			if err != nil {
+				return err
+			}
+			return cluster.Signal(c, index, args[0], args[1])
+		},
+	}
 	cmd.Flags().IntVar(&index, "node", 1, "which node")
 	return cmd
 }

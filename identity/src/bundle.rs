@@ -17,6 +17,9 @@ pub struct TrustBundle {
     pub signer: Option<[u8; 32]>,
 }
 
+/// [`spki_sha256`] of a root.
+pub type RootId = [u8; 32];
+
 /// Why roots are of no use.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum BundleError {
@@ -39,9 +42,9 @@ pub enum BundleError {
 }
 
 /// SHA-256 of a certificate's SubjectPublicKeyInfo, which names an authority.
-pub fn spki_sha256(certificate: &CertificateDer<'_>) -> Result<[u8; 32], webpki::Error> {
+pub fn spki_sha256(certificate: &CertificateDer<'_>) -> Result<RootId, webpki::Error> {
     let anchor = webpki::anchor_from_trusted_cert(certificate)?;
-    Ok(sha256(&webpki::spki_for_anchor(&anchor)))
+    Ok(root_id(&anchor))
 }
 
 impl TrustBundle {
@@ -64,7 +67,14 @@ impl TrustBundle {
 
 /// A bundle's roots, read once for all handshakes.
 #[derive(Clone, Debug)]
-pub(crate) struct Anchors(Arc<BTreeMap<Box<str>, Vec<TrustAnchor<'static>>>>);
+pub(crate) struct Anchors(Arc<BTreeMap<Box<str>, Roots>>);
+
+/// A trust domain's.
+#[derive(Debug, Default)]
+struct Roots {
+    anchors: Vec<TrustAnchor<'static>>,
+    ids: Vec<RootId>,
+}
 
 impl Anchors {
     pub(crate) fn new(bundle: &TrustBundle) -> Result<Self, BundleError> {
@@ -80,15 +90,34 @@ impl Anchors {
                     })?;
                     Ok(anchor.to_owned())
                 });
-            anchors.insert(trust_domain.as_str().into(), read.collect::<Result<Vec<_>, _>>()?);
+            let read = read.collect::<Result<Vec<TrustAnchor<'static>>, _>>()?;
+            let ids = read.iter().map(root_id).collect();
+            anchors.insert(trust_domain.as_str().into(), Roots { anchors: read, ids });
         }
         Ok(Self(Arc::new(anchors)))
     }
 
     /// The roots that may vouch for a trust domain.
     pub(crate) fn of(&self, trust_domain: &str) -> &[TrustAnchor<'static>] {
-        self.0.get(trust_domain).map_or(&[], Vec::as_slice)
+        self.0.get(trust_domain).map_or(&[], |roots| &roots.anchors)
     }
+
+    /// The one that must have vouched for a certificate of this trust domain that was verified, if there is but one.
+    pub(crate) fn only(&self, trust_domain: &str) -> Option<RootId> {
+        match self.0.get(trust_domain)?.ids[..] {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
+    /// Whether it is among them, of whichever trust domain.
+    pub(crate) fn has(&self, root: &RootId) -> bool {
+        self.0.values().any(|roots| roots.ids.contains(root))
+    }
+}
+
+pub(crate) fn root_id(anchor: &TrustAnchor<'_>) -> RootId {
+    sha256(&webpki::spki_for_anchor(anchor))
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -4,13 +4,14 @@ use std::{fmt, io, time::SystemTime};
 
 use byrnie_model::SpiffeId;
 use rustls::AlertDescription;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use thiserror::Error;
 use tokio_rustls::{client, server};
 
 use crate::{
+    bundle::{Anchors, RootId},
     identity::{HANDSHAKE_LIMIT, NotReady},
-    verify::{CertificateFault, Claim, fault_of, read_leaf},
+    verify::{CertificateFault, Claim, Role, fault_of, read_leaf, verify},
 };
 
 /// What is spoken inside a mesh connection; the version is part of the name (RFC 7301).
@@ -24,6 +25,15 @@ pub enum Alpn {
     Tcp,
 }
 
+/// The roots that a connection stands on: when either of them is no longer trusted, it must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Of the certificate that we have shown.
+    pub own: RootId,
+    /// Of the peer's.
+    pub peer: RootId,
+}
+
 /// A caller, verified.
 #[derive(Debug)]
 pub struct Accepted<IO> {
@@ -35,6 +45,8 @@ pub struct Accepted<IO> {
     pub alpn: Alpn,
     /// The earlier end of both certificates: the connection must not outlive it.
     pub not_after: SystemTime,
+    /// Whose certificates both are.
+    pub standing: Standing,
 }
 
 /// A server, verified to be the expected one.
@@ -46,6 +58,8 @@ pub struct Connected<IO> {
     pub alpn: Alpn,
     /// The earlier end of both certificates: the connection must not outlive it.
     pub not_after: SystemTime,
+    /// Whose certificates both are.
+    pub standing: Standing,
 }
 
 /// The other end of a handshake, as far as it is known.
@@ -156,18 +170,30 @@ impl fmt::Display for Side {
     }
 }
 
-/// The peer of a finished handshake. Its certificate has passed the verifier; here it is only read.
+/// The peer of a finished handshake, and the root it chains to. Its certificate has passed the verifier with these
+/// anchors; here it is only read, and verified again where several roots could have vouched for it.
 pub(crate) fn peer(
     side: &Side,
     certificates: Option<&[CertificateDer<'_>]>,
-) -> Result<Claim, HandshakeError> {
-    let leaf =
-        certificates.and_then(<[_]>::first).ok_or_else(|| HandshakeError::NoCertificate(side.clone()))?;
+    anchors: &Anchors,
+    now: UnixTime,
+) -> Result<(Claim, RootId), HandshakeError> {
+    let (leaf, intermediates) = certificates
+        .and_then(<[_]>::split_first)
+        .ok_or_else(|| HandshakeError::NoCertificate(side.clone()))?;
     let role = match side {
-        Side::Caller => crate::Role::Client,
-        Side::Server(_) => crate::Role::Server,
+        Side::Caller => Role::Client,
+        Side::Server(_) => Role::Server,
     };
-    read_leaf(leaf, Some(role)).map_err(|fault| HandshakeError::Certificate(side.clone(), fault))
+    let read = || {
+        let claim = read_leaf(leaf, Some(role))?;
+        let root = match anchors.only(claim.id.trust_domain()) {
+            Some(only) => only,
+            None => verify(leaf, intermediates, anchors, role, now)?.root,
+        };
+        Ok((claim, root))
+    };
+    read().map_err(|fault| HandshakeError::Certificate(side.clone(), fault))
 }
 
 /// What was negotiated; anything but one of ours ends the connection.

@@ -13,10 +13,10 @@ use arc_swap::ArcSwap;
 use byrnie_model::{SpiffeId, TrustDomain};
 use parking_lot::Mutex;
 use rustls::{
-    ClientConfig, CommonState, ServerConfig,
+    ClientConfig, ServerConfig,
     time_provider::{DefaultTimeProvider, TimeProvider},
 };
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{ServerName, UnixTime};
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -25,8 +25,8 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{
-    bundle::{Anchors, BundleError, TrustBundle},
-    handshake::{self, Accepted, Alpn, Connected, HandshakeError, Side},
+    bundle::{Anchors, BundleError, RootId, TrustBundle},
+    handshake::{self, Accepted, Alpn, Connected, HandshakeError, Side, Standing},
     leaf::{Leaf, LeafError},
     tls,
     verifier::PeerVerifier,
@@ -76,6 +76,9 @@ struct Trust {
 
 struct Own {
     leaf: Arc<Leaf>,
+    root: RootId,
+    /// What the configurations verify by.
+    anchors: Anchors,
     server: Arc<ServerConfig>,
     /// By position in [`Alpn::ALL`].
     clients: [Arc<ClientConfig>; Alpn::ALL.len()],
@@ -106,7 +109,7 @@ impl Identity {
             return Ok(false);
         }
         let trust = Trust { bundle: Arc::new(bundle), anchors };
-        let own = state.own.as_ref().map(|own| self.own(own.leaf.clone(), &trust.anchors));
+        let own = state.own.as_ref().map(|own| self.own(own.leaf.clone(), own.root, &trust.anchors));
         self.0.state.store(Arc::new(State { trust: Some(trust), own }));
         Ok(true)
     }
@@ -124,10 +127,10 @@ impl Identity {
         let trust = self.0.state.load().trust.clone().ok_or(LeafError::NoBundle)?;
         let now = self.0.clock.current_time().ok_or(CertificateFault::NotYetValid)?;
         let (first, intermediates) = leaf.chain.split_first().ok_or(LeafError::Empty)?;
-        for role in [Role::Server, Role::Client] {
-            leaf.issuer = Some(verify(first, intermediates, &trust.anchors, role, now)?.issuer);
-        }
-        let own = Some(self.own(Arc::new(leaf), &trust.anchors));
+        verify(first, intermediates, &trust.anchors, Role::Server, now)?;
+        let verified = verify(first, intermediates, &trust.anchors, Role::Client, now)?;
+        leaf.issuer = Some(verified.issuer);
+        let own = Some(self.own(Arc::new(leaf), verified.root, &trust.anchors));
         self.0.state.store(Arc::new(State { trust: Some(trust), own }));
         Ok(())
     }
@@ -147,14 +150,16 @@ impl Identity {
         self.with_own(|_| ()).is_ok()
     }
 
-    /// Whether an open connection's peer would still be accepted: its root may have been removed, or its certificate
-    /// have expired. For closing connections after a root was removed.
-    pub fn still_trusts(&self, connection: &CommonState, peer: Role) -> Result<(), CertificateFault> {
-        let anchors = self.0.state.load().trust.as_ref().map(|trust| trust.anchors.clone());
-        let now = self.0.clock.current_time().ok_or(CertificateFault::NotYetValid)?;
-        let chain = connection.peer_certificates().and_then(<[_]>::split_first);
-        let ((leaf, intermediates), anchors) = chain.zip(anchors).ok_or(CertificateFault::UnknownIssuer)?;
-        verify(leaf, intermediates, &anchors, peer, now).map(|_| ())
+    /// The root of what is presented now.
+    pub fn root(&self) -> Option<RootId> {
+        self.0.state.load().own.as_ref().map(|own| own.root)
+    }
+
+    /// Whether all that an open connection stands on is still trusted.
+    pub fn still_trusts(&self, standing: &Standing) -> bool {
+        let state = self.0.state.load();
+        let has = |root| state.trust.as_ref().is_some_and(|trust| trust.anchors.has(root));
+        has(&standing.own) && has(&standing.peer)
     }
 
     /// Accepts a mesh connection: mutual TLS, within [`HANDSHAKE_LIMIT`].
@@ -162,7 +167,7 @@ impl Identity {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let (config, own_end) = self.with_own(|own| (own.server.clone(), own.leaf.not_after))?;
+        let (config, mine) = self.with_own(|own| (own.server.clone(), own.mine()))?;
         let side = Side::Caller;
         let stream = match timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(io)).await {
             Err(_) => return Err(HandshakeError::Timeout(side)),
@@ -170,8 +175,10 @@ impl Identity {
         };
         let connection = stream.get_ref().1;
         let alpn = handshake::alpn(&side, connection.alpn_protocol())?;
-        let peer = handshake::peer(&side, connection.peer_certificates())?;
-        Ok(Accepted { peer: peer.id, alpn, not_after: peer.not_after.min(own_end), stream })
+        let (peer, root) =
+            handshake::peer(&side, connection.peer_certificates(), &mine.anchors, self.now()?)?;
+        let standing = Standing { own: mine.root, peer: root };
+        Ok(Accepted { peer: peer.id, alpn, not_after: peer.not_after.min(mine.not_after), standing, stream })
     }
 
     /// Opens a mesh connection to exactly this peer: mutual TLS, within [`HANDSHAKE_LIMIT`].
@@ -189,7 +196,7 @@ impl Identity {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let (config, own_end) = self.with_own(|own| (own.client(alpn).clone(), own.leaf.not_after))?;
+        let (config, mine) = self.with_own(|own| (own.client(alpn).clone(), own.mine()))?;
         let side = Side::Server(expected.clone());
         let stream =
             match timeout(HANDSHAKE_LIMIT, TlsConnector::from(config).connect(server_name(), io)).await {
@@ -197,7 +204,8 @@ impl Identity {
                 Ok(result) => result.map_err(|error| HandshakeError::from_io(side.clone(), error))?,
             };
         let connection = stream.get_ref().1;
-        let peer = handshake::peer(&side, connection.peer_certificates())?;
+        let (peer, root) =
+            handshake::peer(&side, connection.peer_certificates(), &mine.anchors, self.now()?)?;
         if peer.id != *expected {
             let fault = CertificateFault::OtherPeer { expected: expected.clone(), found: peer.id };
             return Err(HandshakeError::Certificate(side, fault));
@@ -205,7 +213,8 @@ impl Identity {
         if handshake::alpn(&side, connection.alpn_protocol())? != alpn {
             return Err(HandshakeError::Alpn(side));
         }
-        Ok(Connected { alpn, not_after: peer.not_after.min(own_end), stream })
+        let standing = Standing { own: mine.root, peer: root };
+        Ok(Connected { alpn, not_after: peer.not_after.min(mine.not_after), standing, stream })
     }
 
     /// A configuration for the control plane's own servers: mutual TLS. Ask again for each connection, since it does
@@ -241,24 +250,24 @@ impl Identity {
         Ok(tls::client(verifier, None, alpn, &self.0.clock))
     }
 
-    fn own(&self, leaf: Arc<Leaf>, anchors: &Anchors) -> Own {
+    fn own(&self, leaf: Arc<Leaf>, root: RootId, anchors: &Anchors) -> Own {
         let verifier = Arc::new(PeerVerifier::any(anchors.clone()));
         let names = Alpn::ALL.map(Alpn::as_bytes);
         let server = tls::server(Some(verifier.clone()), &leaf.certified, &names, &self.0.clock);
         let clients =
             names.map(|name| tls::client(verifier.clone(), Some(&leaf.certified), &[name], &self.0.clock));
-        Own { leaf, server, clients }
+        Own { leaf, root, anchors: anchors.clone(), server, clients }
+    }
+
+    fn now(&self) -> Result<UnixTime, NotReady> {
+        self.0.clock.current_time().ok_or(NotReady::Expired)
     }
 
     fn with_own<T>(&self, take: impl FnOnce(&Own) -> T) -> Result<T, NotReady> {
         let state = self.0.state.load();
         let own = state.own.as_ref().ok_or(NotReady::NoLeaf)?;
-        let now = self
-            .0
-            .clock
-            .current_time()
-            .map(|now| SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs()));
-        if now.is_none_or(|now| now > own.leaf.not_after) {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(self.now()?.as_secs());
+        if now > own.leaf.not_after {
             return Err(NotReady::Expired);
         }
         Ok(take(own))
@@ -271,7 +280,18 @@ impl Identity {
     }
 }
 
+/// What a connection takes from [`Own`] besides its configuration.
+struct Mine {
+    not_after: SystemTime,
+    root: RootId,
+    anchors: Anchors,
+}
+
 impl Own {
+    fn mine(&self) -> Mine {
+        Mine { not_after: self.leaf.not_after, root: self.root, anchors: self.anchors.clone() }
+    }
+
     fn client(&self, alpn: Alpn) -> &Arc<ClientConfig> {
         let [http2, http1, tcp] = &self.clients;
         match alpn {

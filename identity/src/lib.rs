@@ -14,8 +14,8 @@ mod tls;
 mod verifier;
 pub mod verify;
 
-pub use bundle::{BundleError, TrustBundle, spki_sha256};
-pub use handshake::{Accepted, Alpn, Connected, HandshakeError, Side};
+pub use bundle::{BundleError, RootId, TrustBundle, spki_sha256};
+pub use handshake::{Accepted, Alpn, Connected, HandshakeError, Side, Standing};
 pub use identity::{HANDSHAKE_LIMIT, Identity, NotReady, SERVER_NAME, server_name};
 pub use key::{KeyError, KeyPair};
 pub use leaf::{Leaf, LeafError};

@@ -13,7 +13,7 @@ use thiserror::Error;
 use webpki::{EndEntityCert, KeyUsage};
 
 use crate::{
-    bundle::{Anchors, sha256},
+    bundle::{Anchors, RootId, root_id, sha256},
     certificate::Certificate,
     tls,
 };
@@ -94,6 +94,8 @@ pub(crate) struct Verified {
     pub(crate) id: SpiffeId,
     /// [`crate::spki_sha256`] of whoever signed the leaf.
     pub(crate) issuer: [u8; 32],
+    /// Where the chain ends.
+    pub(crate) root: RootId,
 }
 
 /// What a leaf says about itself, before anybody vouches for it.
@@ -150,7 +152,7 @@ pub(crate) fn verify(
     let path = end_entity
         .verify_for_usage(algorithms, roots, intermediates, now, usage, None, None)
         .map_err(chain_fault)?;
-    Ok(Verified { id, issuer: sha256(&path.issuer_spki()) })
+    Ok(Verified { id, issuer: sha256(&path.issuer_spki()), root: root_id(path.anchor()) })
 }
 
 /// Applies the rules for a leaf alone; `role` is `None` for a leaf that must serve in both.

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use byrnie_identity::{Identity, Standing};
 use tokio::sync::Notify;
 
 use crate::drain::InFlight;
@@ -17,6 +18,9 @@ use crate::drain::InFlight;
 pub const IDLE_LIMIT: Duration = Duration::from_mins(10);
 /// A connection that was told to finish and has no request is closed after this long.
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Before its certificates expire, a connection is asked for so long to end by itself.
+const NOTICE: Duration = Duration::from_secs(10);
 
 /// The end of the process waits so long for the first request of a connection that was accepted.
 pub const ARRIVAL: Duration = Duration::from_secs(1);
@@ -31,7 +35,7 @@ pub struct Activity {
     state: Cell<State>,
     goes_away: Cell<bool>,
     told: Notify,
-    finishing: Cell<bool>,
+    end: Cell<Option<End>>,
     arriving: RefCell<Option<InFlight>>,
 }
 
@@ -42,6 +46,17 @@ pub struct Ends {
     pub retires: Option<Instant>,
     /// The certificates on which it stands are no longer valid.
     pub expires: Option<Instant>,
+    /// Whose certificates they are.
+    pub standing: Option<Standing>,
+}
+
+/// How a connection must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// After the requests in flight: GOAWAY, or no further keep-alive.
+    AfterRequests,
+    /// Whatever is in flight.
+    AtOnce,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +81,7 @@ impl Activity {
             state: Cell::new(State::Open),
             goes_away: Cell::new(false),
             told: Notify::new(),
-            finishing: Cell::new(false),
+            end: Cell::new(None),
             arriving: RefCell::new(arriving),
         })
     }
@@ -93,10 +108,26 @@ impl Activity {
     /// The process ends: no further request on this connection, but none that is on its way is broken.
     pub fn drain(&self) {
         if self.goes_away.get() {
-            self.finish();
+            self.tell(End::AfterRequests);
         } else {
             self.close();
         }
+    }
+
+    /// Our trust or our certificate has changed: what stands on a root that is no longer trusted ends, and what stands on
+    /// another root than our new certificate is asked to move.
+    pub fn reconsider(&self, identity: &Identity) {
+        let Some(standing) = &self.ends.standing else { return };
+        if !identity.still_trusts(standing) {
+            self.tell(End::AtOnce);
+        } else if identity.root() != Some(standing.own) {
+            self.drain();
+        }
+    }
+
+    /// Whose certificates it stands on.
+    pub fn standing(&self) -> Option<&Standing> {
+        self.ends.standing.as_ref()
     }
 
     /// The protocol can announce an end without losing a request (GOAWAY).
@@ -104,13 +135,15 @@ impl Activity {
         self.goes_away.set(true);
     }
 
-    /// Returns when the connection must end after the requests in flight: GOAWAY, or no further keep-alive.
-    pub async fn finishing(&self) {
+    /// Returns when the connection must end, and once more when it must do so in a harder way.
+    pub async fn ending(&self) -> End {
         self.told.notified().await;
+        self.end.get().unwrap_or(End::AtOnce)
     }
 
-    fn finish(&self) {
-        if !self.finishing.replace(true) {
+    fn tell(&self, end: End) {
+        if self.end.get() < Some(end) {
+            self.end.set(Some(end));
             self.told.notify_one();
         }
     }
@@ -126,13 +159,19 @@ impl Activity {
         if self.ends.retires.is_some_and(|end| now >= end) {
             self.close();
         }
-        let finish = self.ends.expires.is_some_and(|end| now >= end)
-            || match self.state.get() {
-                State::Closing(asked) => idle && longer(asked, FINISH_LIMIT),
-                State::Open => idle && longer(self.idle_since.get(), IDLE_LIMIT),
-            };
+        if let Some(end) = self.ends.expires {
+            if now >= end {
+                self.tell(End::AtOnce);
+            } else if now + NOTICE >= end {
+                self.drain();
+            }
+        }
+        let finish = match self.state.get() {
+            State::Closing(asked) => idle && longer(asked, FINISH_LIMIT),
+            State::Open => idle && longer(self.idle_since.get(), IDLE_LIMIT),
+        };
         if finish {
-            self.finish();
+            self.tell(End::AfterRequests);
         }
     }
 }

@@ -21,7 +21,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::{
-    activity::Activity,
+    activity::{Activity, End},
     body::ProxyBody,
     http1_guard::{Guard, MAX_HEAD},
     pool::Local,
@@ -89,7 +89,7 @@ pub async fn http1<H: Handler>(stream: Stream, handler: Rc<H>) {
     tokio::select! {
         biased;
         () = poll_fn(|cx| guard.poll_head(cx)) => {}
-        () = activity.finishing() => return,
+        _ = activity.ending() => return,
     }
     let io = TokioIo::new(guard);
     let answering = handler.clone();
@@ -104,7 +104,10 @@ pub async fn http1<H: Handler>(stream: Stream, handler: Rc<H>) {
                 Ok(()) => break,
                 Err(error) => return tracing::debug!(%error, "a connection ended with an error"),
             },
-            () = activity.finishing() => Pin::new(&mut connection).graceful_shutdown(),
+            end = activity.ending() => match end {
+                End::AfterRequests => Pin::new(&mut connection).graceful_shutdown(),
+                End::AtOnce => return,
+            },
         }
     }
     let tunnel = handler.front().tunnel.take();
@@ -135,7 +138,10 @@ pub async fn http2<H: Handler>(stream: Stream, handler: Rc<H>, streams: u32) {
         tokio::select! {
             biased;
             _ = connection.as_mut() => return,
-            () = activity.finishing() => connection.as_mut().graceful_shutdown(),
+            end = activity.ending() => match end {
+                End::AfterRequests => connection.as_mut().graceful_shutdown(),
+                End::AtOnce => return,
+            },
         }
     }
 }

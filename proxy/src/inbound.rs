@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use byrnie_identity::{Accepted, Alpn, HandshakeError};
+use byrnie_identity::{Accepted, Alpn, HandshakeError, Standing};
 use byrnie_model::{self as model, Endpoint, MtlsMode, Protocol, SpiffeId, Timeouts};
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -134,7 +134,7 @@ async fn accept_mesh(worker: Rc<Worker>, arrived: Arrived) {
     let Arrived { peeked, client, destination, arriving } = arrived;
     // boxed: what a handshake needs is not kept for the connection's life
     let accepted = Box::pin(handshake(&worker, peeked)).await;
-    let (stream, peer, alpn, not_after) = match accepted {
+    let (stream, accepted) = match accepted {
         Ok(accepted) => accepted,
         Err(error) => {
             worker.shared.metrics.handshake_failed(Direction::Inbound, error.reason());
@@ -144,7 +144,10 @@ async fn accept_mesh(worker: Rc<Worker>, arrived: Arrived) {
             return;
         }
     };
-    let activity = worker.watch_over(ends(alpn != Alpn::Tcp, Some(not_after)), arriving);
+    let Shown { peer, alpn, not_after, standing } = accepted;
+    let expires = Some(until(not_after).into_std());
+    let ends = Ends { expires, standing: Some(standing), ..ends(alpn != Alpn::Tcp) };
+    let activity = worker.watch_over(ends, arriving);
     let caller = Caller { worker, stream, client, destination, peer: Some(peer), activity };
     match alpn {
         Alpn::Http1 => caller.http1("mtls-http1").await,
@@ -153,13 +156,18 @@ async fn accept_mesh(worker: Rc<Worker>, arrived: Arrived) {
     }
 }
 
-async fn handshake(
-    worker: &Worker,
-    peeked: Peeked,
-) -> Result<(Stream, SpiffeId, Alpn, SystemTime), HandshakeError> {
-    let Accepted { stream, peer, alpn, not_after } =
+/// What a caller has shown, apart from its stream.
+struct Shown {
+    peer: SpiffeId,
+    alpn: Alpn,
+    not_after: SystemTime,
+    standing: Standing,
+}
+
+async fn handshake(worker: &Worker, peeked: Peeked) -> Result<(Stream, Shown), HandshakeError> {
+    let Accepted { stream, peer, alpn, not_after, standing } =
         worker.shared.identity.accept(peeked.into_stream()).await?;
-    Ok((Stream::mesh(stream), peer, alpn, not_after))
+    Ok((Stream::mesh(stream), Shown { peer, alpn, not_after, standing }))
 }
 
 async fn accept_plaintext(worker: Rc<Worker>, mut arrived: Arrived) {
@@ -188,7 +196,7 @@ async fn accept_plaintext(worker: Rc<Worker>, mut arrived: Arrived) {
     };
     let stream = Stream::Plain(arrived.peeked.into_stream());
     let http = matches!(spoken, Spoken::Http1 | Spoken::Http2);
-    let activity = worker.watch_over(ends(http, None), arrived.arriving);
+    let activity = worker.watch_over(ends(http), arrived.arriving);
     let caller = Caller { worker, stream, client, destination, peer: None, activity };
     match spoken {
         Spoken::Http1 => caller.http1("plain-http1").await,
@@ -254,7 +262,7 @@ impl Caller {
                 Ok(()) => return,
                 Err(error) => tracing::debug!(%error, client = %self.client, "an opaque connection ended with an error"),
             },
-            () = self.activity.finishing() => passage.failed("expired"),
+            _ = self.activity.ending() => passage.failed("expired"),
             () = authorize::denied(&worker, workload, port, peer, &mut passage) => {}
         }
         dial::reset(self.stream.tcp());
@@ -345,9 +353,9 @@ fn first_bytes_limit(shared: &Shared, port: u16) -> Duration {
     }
 }
 
-fn ends(http: bool, not_after: Option<SystemTime>) -> Ends {
+fn ends(http: bool) -> Ends {
     let age = || (Instant::now() + MAX_AGE.mul_f32(1.0 - 0.1 * fastrand::f32())).into_std();
-    Ends { retires: http.then(age), expires: not_after.map(|end| until(end).into_std()) }
+    Ends { retires: http.then(age), ..Ends::default() }
 }
 
 /// The endpoint is the application here, and its failures are named so.

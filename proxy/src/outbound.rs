@@ -178,7 +178,7 @@ impl Opaque {
                 tracing::debug!(%error, destination = %self.address, "an opaque connection ended with an error");
                 dial::reset(self.stream.tcp());
             },
-            () = self.activity.finishing() => dial::reset(self.stream.tcp()),
+            _ = self.activity.ending() => dial::reset(self.stream.tcp()),
         }
         drop(pending);
     }

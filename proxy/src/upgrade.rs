@@ -43,7 +43,7 @@ impl Tunnel {
             ended = copying => if let Err(error) = ended {
                 tracing::debug!(%error, "an upgraded connection ended with an error");
             },
-            () = activity.finishing() => {}
+            _ = activity.ending() => {}
         }
         self.exchange.sent(usize::try_from(meter.sent.get()).unwrap_or(usize::MAX));
         self.exchange.complete();

@@ -197,6 +197,8 @@ impl Worker {
         if self.shared.drain.is_draining() {
             activity.close();
         }
+        // both may have changed since the handshake began
+        activity.reconsider(&self.shared.identity);
         self.connections.borrow_mut().push(Rc::downgrade(&activity));
         activity
     }
@@ -254,7 +256,8 @@ impl Worker {
             }
             let leaf = self.shared.identity.leaf().map(|leaf| Arc::as_ptr(&leaf).addr());
             let now_standing = Some((leaf, self.shared.identity.bundle().map(|bundle| bundle.epoch)));
-            if now_standing != standing {
+            let reconsider = now_standing != standing;
+            if reconsider {
                 standing = now_standing;
                 self.generation.set(self.generation.get() + 1);
             }
@@ -269,6 +272,9 @@ impl Worker {
                 let Some(connection) = connection.upgrade() else { return false };
                 if begins {
                     connection.drain();
+                }
+                if reconsider {
+                    connection.reconsider(&self.shared.identity);
                 }
                 connection.check();
                 true

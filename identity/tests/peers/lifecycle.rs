@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use byrnie_identity::{
-    Alpn, CertificateFault, HandshakeError, Identity, KeyPair, Leaf, LeafError, Role, Side, TrustBundle,
+    Alpn, CertificateFault, HandshakeError, Identity, KeyPair, Leaf, LeafError, Side, Standing, TrustBundle,
     spki_sha256,
 };
 use rustls::HandshakeKind;
@@ -88,12 +88,14 @@ async fn a_new_leaf_and_bundle_serve_the_next_connection_while_the_old_one_lives
     talk(&mut after).await;
 
     // Whoever wants to cut them is told which.
-    let callers = |pair: &Pair| server.still_trusts(pair.1.stream.get_ref().1, Role::Client);
-    assert_eq!(callers(&before), Err(CertificateFault::UnknownIssuer));
-    assert_eq!(callers(&after), Err(CertificateFault::UnknownIssuer));
-    assert_eq!(caller.still_trusts(before.0.stream.get_ref().1, Role::Server), Ok(()));
+    let root = |of: &Authority| spki_sha256(&of.certificate).unwrap();
+    assert_eq!(before.1.standing, Standing { own: root(&old), peer: root(&old) });
+    assert_eq!(after.1.standing, Standing { own: root(&new), peer: root(&old) });
+    assert_eq!(after.0.standing, Standing { own: root(&old), peer: root(&new) });
+    assert!(!server.still_trusts(&before.1.standing) && !server.still_trusts(&after.1.standing));
+    assert!(caller.still_trusts(&before.0.standing) && caller.still_trusts(&after.0.standing));
     caller.install_leaf(new.leaf(&id("web")).leaf()).unwrap();
-    assert_eq!(callers(&dial(&caller, &server).await.unwrap()), Ok(()));
+    assert!(server.still_trusts(&dial(&caller, &server).await.unwrap().1.standing));
 }
 
 #[tokio::test]

@@ -9,3 +9,4 @@ mod opaque;
 mod policy;
 mod rig;
 mod routing;
+mod trust;

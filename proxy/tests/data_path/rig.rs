@@ -65,8 +65,7 @@ impl Authority {
 
     /// Trust in this authority alone.
     pub(crate) fn bundle(&self, epoch: u64) -> TrustBundle {
-        let bundle = TrustBundle::from_pem(&"cluster.local".parse().unwrap(), self.root.as_bytes()).unwrap();
-        TrustBundle { epoch, ..bundle }
+        bundle(epoch, &[self])
     }
 
     pub(crate) fn identity(&self, account: &str) -> Identity {
@@ -175,6 +174,13 @@ impl Mesh {
     pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.client.outbound).await.unwrap()
     }
+}
+
+/// Trust in all of these.
+pub(crate) fn bundle(epoch: u64, authorities: &[&Authority]) -> TrustBundle {
+    let roots: String = authorities.iter().map(|authority| authority.root.as_str()).collect();
+    let bundle = TrustBundle::from_pem(&"cluster.local".parse().unwrap(), roots.as_bytes()).unwrap();
+    TrustBundle { epoch, ..bundle }
 }
 
 pub(crate) fn id(account: &str) -> SpiffeId {

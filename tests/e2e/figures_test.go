@@ -46,10 +46,12 @@ func untilStatus(t *testing.T, from harness.Place, status string, change func())
 		Duration: load.Duration(20 * time.Second), Headers: []string{secretHeader},
 	})
 	defer run.Stop()
-	time.Sleep(50 * time.Millisecond)
+	// what starting and reading a load costs the machine is not to be measured
+	time.Sleep(300 * time.Millisecond)
 	start := time.Now()
 	change()
 	call = time.Since(start)
+	time.Sleep(200 * time.Millisecond)
 	var first load.Seen
 	err := harness.Eventually(t.Context(), 15*time.Second, func(context.Context) error {
 		report := run.Read()

@@ -84,19 +84,22 @@ func memoryMain(args []string) error {
 	return json.NewEncoder(os.Stdout).Encode(memory)
 }
 
-func killMain(args []string) error {
-	if len(args) != 1 {
-		return exit.With(exit.Usage, errors.New("usage: node kill CONTAINER"))
+// signals that a container gets for a test: an end, a sleep, and what ends the sleep.
+var signals = map[string]syscall.Signal{"KILL": syscall.SIGKILL, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT}
+
+func signalMain(args []string) error {
+	if len(args) != 2 || signals[args[0]] == 0 {
+		return exit.With(exit.Usage, errors.New("usage: node signal KILL|STOP|CONT CONTAINER"))
 	}
-	pids, err := processesOf("/proc", args[0])
+	pids, err := processesOf("/proc", args[1])
 	if err != nil {
 		return err
 	}
 	for _, pid := range pids {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("kill %d: %w", pid, err)
+		if err := syscall.Kill(pid, signals[args[0]]); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("%s to %d: %w", args[0], pid, err)
 		}
 	}
-	fmt.Printf("killed %d\n", len(pids))
+	fmt.Printf("%s to %d\n", args[0], len(pids))
 	return nil
 }

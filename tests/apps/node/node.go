@@ -1,5 +1,5 @@
 // Package node is what a test must see and do on a node itself: packets on its bridge, a container's
-// memory, a container's sudden death. Its pod shares the node's network and processes.
+// memory, a container's sudden death or sleep. Its pod shares the node's network and processes.
 package node
 
 import (
@@ -17,9 +17,9 @@ func Main(ctx context.Context, args []string) error {
 			return captureMain(ctx, args[1:])
 		case "memory":
 			return memoryMain(args[1:])
-		case "kill":
-			return killMain(args[1:])
+		case "signal":
+			return signalMain(args[1:])
 		}
 	}
-	return exit.With(exit.Usage, errors.New("usage: node capture --find NAME=TEXT, node memory CONTAINER, node kill CONTAINER"))
+	return exit.With(exit.Usage, errors.New("usage: node capture --find NAME=TEXT, node memory CONTAINER, node signal KILL|STOP|CONT CONTAINER"))
 }

@@ -74,7 +74,13 @@ func (w *Watchtower) Memory(t *testing.T, pod corev1.Pod, container string) node
 // Kill ends a container's processes without warning.
 func (w *Watchtower) Kill(t *testing.T, pod corev1.Pod, container string) {
 	t.Helper()
-	w.run(t, w.pods[pod.Spec.NodeName], nil, "node", "kill", containerID(t, pod, container))
+	w.Signal(t, pod, container, "KILL")
+}
+
+// Signal sends KILL, STOP or CONT to a container's processes.
+func (w *Watchtower) Signal(t *testing.T, pod corev1.Pod, container, signal string) {
+	t.Helper()
+	w.run(t, w.pods[pod.Spec.NodeName], nil, "node", "signal", signal, containerID(t, pod, container))
 }
 
 func containerID(t *testing.T, pod corev1.Pod, container string) string {

@@ -108,6 +108,31 @@ async fn no_hostile_certificate_is_let_in() {
     println!("{refused} refused");
 }
 
+/// Every byte counts: whichever is another one, the signature does not fit, or what is signed is none.
+#[tokio::test]
+async fn no_altered_certificate_is_let_in() {
+    let world = World::new();
+    let one = world.home.intermediate("one", |_| ()).leaf(&id("web"));
+    let mut refused = 0;
+    for position in 0..one.certificates.len() {
+        let length = one.certificates[position].len();
+        for byte in 0..length {
+            let mut altered = one.clone();
+            let mut der = altered.certificates[position].to_vec();
+            der[byte] ^= 1 << (byte % 8);
+            altered.certificates[position] = der.into();
+            let role = if byte % 2 == 0 { Role::Client } else { Role::Server };
+            let shown = world.show(role, &altered).await;
+            assert!(shown.is_err(), "byte {byte} of certificate {position} may be another one, as {role:?}");
+            refused += 1;
+        }
+    }
+    world.show(Role::Client, &one).await.unwrap();
+    world.show(Role::Server, &one).await.unwrap();
+    println!("{refused} refused");
+    assert!(refused >= 500);
+}
+
 /// What it is, the chain, and the start of the fault's name.
 fn hostile(world: &World, role: Role) -> Vec<(&'static str, Chain, &'static str)> {
     let (home, away) = (&world.home, &world.away);

@@ -44,7 +44,9 @@ pub struct MeshTrustSpec(pub Section<Trust>);
     validation = Rule::new("duration(self.leafLifetime) + duration(self.leafLifetime) <= duration(self.rootLifetime)")
         .message("rootLifetime must be at least twice leafLifetime").field_path(".rootLifetime"),
     validation = Rule::new("self.trustDomain == oldSelf.trustDomain")
-        .message("the trust domain cannot change: every identity contains it").field_path(".trustDomain")
+        .message("the trust domain cannot change: every identity contains it").field_path(".trustDomain"),
+    validation = Rule::new("has(self.source.selfManaged) || (!has(self.rotation) && (!has(self.compromised) || size(self.compromised) == 0))")
+        .message("rotation and compromised are for selfManaged roots; one from a Secret is rotated by whoever makes it")
 )]
 pub struct Trust {
     /// The domain in every identity, spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT.
@@ -64,6 +66,28 @@ pub struct Trust {
     /// Where the root comes from.
     #[serde(default)]
     pub source: SourceOfRoot,
+    /// What is wanted of the root's rotation, beyond what happens by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
+    /// Ids (as in status.roots) of roots whose key somebody else may have. Such a root is out of force within two
+    /// minutes, also where that ends connections.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 64, max = 64), regex(pattern = "^[0-9a-f]{64}$")))]
+    pub compromised: Vec<String>,
+}
+
+/// What is wanted of the root's rotation.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(inline)]
+pub struct Rotation {
+    /// A value that was not there before (such as a date) starts a rotation; what it says has no meaning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub request: Option<String>,
+    /// Takes back a rotation that is under way, and while it is true none begins. Not for compromised or lost keys.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub abort: bool,
 }
 
 /// Exactly one of its fields.
@@ -103,6 +127,16 @@ pub struct MeshTrustStatus {
     /// Where a rotation stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
+    /// When that phase began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase_since: Option<Time>,
+    /// The last spec.rotation.request that was carried out, or is beyond its half.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub request: Option<String>,
+    /// Proxies hold a later epoch than this: an older state was restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Restored>,
     /// Counts the changes of the trust bundle; never decreases.
     #[serde(default)]
     pub epoch: u64,
@@ -134,8 +168,19 @@ pub struct MeshTrustStatus {
     pub summary: Option<MeshTrustSummary>,
 }
 
+/// An older state was restored.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct Restored {
+    /// When that was noticed.
+    pub since: Time,
+    /// No certificate is issued: most proxies say so.
+    pub frozen: bool,
+}
+
 /// Where a rotation stands.
-#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[schemars(inline)]
 pub enum Phase {
     /// One root, which signs.
@@ -145,7 +190,7 @@ pub enum Phase {
     Staged,
     /// The next root signs; certificates of the old one are still in use.
     Signing,
-    /// No certificate of the old root is left; its connections end.
+    /// No proxy shows a certificate of the old root any more; the old root stays until the last of them has expired.
     Draining,
 }
 
@@ -167,7 +212,7 @@ pub struct Root {
 }
 
 /// What a root is there for.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[schemars(inline)]
 pub enum RootState {
     /// In the bundle, does not sign yet.

@@ -11,6 +11,9 @@ pub const PROGRAMMED: &str = "Programmed";
 /// Whether a trust domain can issue certificates.
 pub const READY: &str = "Ready";
 
+/// Whether a trust domain's root is being exchanged, and who holds that up.
+pub const ROTATING: &str = "Rotating";
+
 /// A condition before it is known since when it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed<'a> {

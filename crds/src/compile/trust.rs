@@ -1,6 +1,6 @@
 //! MeshTrust to what the operator keeps to.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use byrnie_model::TrustDomain;
 
@@ -22,6 +22,12 @@ pub struct TrustPlan {
     pub root_lifetime: Duration,
     /// Where the root comes from.
     pub source: RootSource,
+    /// A rotation that is asked for, under this name.
+    pub request: Option<String>,
+    /// No rotation, and back from one that is under way.
+    pub abort: bool,
+    /// Ids of roots that must go, 64 hexadecimal digits each.
+    pub compromised: BTreeSet<String>,
 }
 
 /// Where the root comes from.
@@ -55,6 +61,15 @@ fn compile(trust: &Trust, findings: &mut Findings) -> Option<TrustPlan> {
         (None, Some(secret)) => Some(RootSource::Secret(secret.name.clone())),
         _ => problem("spec.source", "is exactly one of selfManaged and secret", findings),
     };
+    let rotation = trust.rotation.clone().unwrap_or_default();
+    if trust.source.self_managed.is_none() && (trust.rotation.is_some() || !trust.compromised.is_empty()) {
+        let at = if trust.rotation.is_some() { "spec.rotation" } else { "spec.compromised" };
+        return problem(at, "is for selfManaged roots; whoever makes the Secret rotates this one", findings);
+    }
+    if let Some(at) = trust.compromised.iter().position(|id| !is_id(id)) {
+        let explained = "is no root's id: 64 hexadecimal digits in lower case, as in status.roots";
+        return problem(&format!("spec.compromised[{at}]"), explained, findings);
+    }
     let (leaf, root) = (leaf?, root?);
     if leaf < Duration::from_mins(1) || leaf > Duration::from_hours(168) {
         return problem("spec.leafLifetime", "must be 1m to 168h", findings);
@@ -62,7 +77,19 @@ fn compile(trust: &Trust, findings: &mut Findings) -> Option<TrustPlan> {
     if leaf * 2 > root {
         return problem("spec.rootLifetime", "must be at least twice leafLifetime", findings);
     }
-    Some(TrustPlan { trust_domain: trust_domain?, leaf_lifetime: leaf, root_lifetime: root, source: source? })
+    Some(TrustPlan {
+        trust_domain: trust_domain?,
+        leaf_lifetime: leaf,
+        root_lifetime: root,
+        source: source?,
+        request: rotation.request,
+        abort: rotation.abort,
+        compromised: trust.compromised.iter().cloned().collect(),
+    })
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn lifetime(text: &str, path: &str, findings: &mut Findings) -> Option<Duration> {

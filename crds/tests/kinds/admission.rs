@@ -132,6 +132,12 @@ fn a_trust_is_a_plan() {
     let short = json!({"trustDomain": "cluster.local"});
     let defaulted = serde_json::from_value::<MeshTrust>(edit(trust(), "/spec", Some(short))).unwrap();
     assert_eq!(compile::mesh_trust(&defaulted), Ok(plan));
+    let id = "0".repeat(64);
+    let urgent = edit(trust(), "/spec/compromised", Some(json!([id])));
+    let urgent = edit(urgent, "/spec/rotation", Some(json!({"request": "2026-10-12", "abort": true})));
+    let plan = compile::mesh_trust(&serde_json::from_value::<MeshTrust>(urgent).unwrap()).unwrap();
+    assert_eq!((plan.request.as_deref(), plan.abort), (Some("2026-10-12"), true));
+    assert_eq!(plan.compromised, [id].into());
     let secret = json!({"secret": {"name": "cert-manager-ca"}});
     let from_secret =
         serde_json::from_value::<MeshTrust>(edit(trust(), "/spec/source", Some(secret))).unwrap();

@@ -125,6 +125,18 @@ fn every_rule_of_a_trust_bites() {
         assert_eq!(broken_rules(manifest::mesh_trust(), &object, None), [message], "{pointer}");
         assert_eq!(problems(&object).len(), 1, "the webhook agrees about {pointer}");
     }
+    let external = edit(trust(), "/spec/source", Some(json!({"secret": {"name": "x"}})));
+    let message = "rotation and compromised are for selfManaged roots; one from a Secret is rotated by whoever makes it";
+    for (pointer, value) in
+        [("/spec/rotation", json!({"request": "now"})), ("/spec/compromised", json!(["0".repeat(64)]))]
+    {
+        let object = edit(external.clone(), pointer, Some(value.clone()));
+        assert_eq!(broken_rules(manifest::mesh_trust(), &object, None), [message], "{pointer}");
+        assert_eq!(problems(&object).len(), 1, "the webhook agrees about {pointer}");
+        let object = edit(trust(), pointer, Some(value));
+        assert_eq!(broken_rules(manifest::mesh_trust(), &object, None), [""; 0], "{pointer}");
+        assert_eq!(problems(&object), [""; 0], "{pointer}");
+    }
     let moved = edit(trust(), "/spec/trustDomain", Some(json!("example.org")));
     let message = "the trust domain cannot change: every identity contains it";
     assert_eq!(broken_rules(manifest::mesh_trust(), &moved, Some(&trust())), [message]);

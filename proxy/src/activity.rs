@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use byrnie_identity::{Identity, Standing};
+use byrnie_identity::Identity;
 use tokio::sync::Notify;
 
-use crate::drain::InFlight;
+use crate::{drain::InFlight, standing::Counted};
 
 /// A connection without a request is closed after this long.
 pub const IDLE_LIMIT: Duration = Duration::from_mins(10);
@@ -32,6 +32,7 @@ pub struct Activity {
     requests: Cell<u32>,
     idle_since: Cell<Instant>,
     ends: Ends,
+    standing: Option<Counted>,
     state: Cell<State>,
     goes_away: Cell<bool>,
     told: Notify,
@@ -46,8 +47,6 @@ pub struct Ends {
     pub retires: Option<Instant>,
     /// The certificates on which it stands are no longer valid.
     pub expires: Option<Instant>,
-    /// Whose certificates they are.
-    pub standing: Option<Standing>,
 }
 
 /// How a connection must end.
@@ -71,13 +70,20 @@ enum State {
 pub struct Busy(Rc<Activity>);
 
 impl Activity {
-    /// A connection that begins now, by the worker's coarse clock, and its place among what is in flight.
-    pub fn new(clock: &Rc<Cell<Instant>>, ends: Ends, arriving: Option<InFlight>) -> Rc<Self> {
+    /// A connection that begins now, by the worker's coarse clock, what its certificates stand on, and its place among
+    /// what is in flight.
+    pub fn new(
+        clock: &Rc<Cell<Instant>>,
+        ends: Ends,
+        standing: Option<Counted>,
+        arriving: Option<InFlight>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             clock: clock.clone(),
             requests: Cell::new(0),
             idle_since: Cell::new(clock.get()),
             ends,
+            standing,
             state: Cell::new(State::Open),
             goes_away: Cell::new(false),
             told: Notify::new(),
@@ -117,17 +123,12 @@ impl Activity {
     /// Our trust or our certificate has changed: what stands on a root that is no longer trusted ends, and what stands on
     /// another root than our new certificate is asked to move.
     pub fn reconsider(&self, identity: &Identity) {
-        let Some(standing) = &self.ends.standing else { return };
+        let Some(Counted { standing, .. }) = &self.standing else { return };
         if !identity.still_trusts(standing) {
             self.tell(End::AtOnce);
         } else if identity.root() != Some(standing.own) {
             self.drain();
         }
-    }
-
-    /// Whose certificates it stands on.
-    pub fn standing(&self) -> Option<&Standing> {
-        self.ends.standing.as_ref()
     }
 
     /// The protocol can announce an end without losing a request (GOAWAY).

@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use byrnie_api::{DecodeError, decode, v1};
-use byrnie_identity::{BundleError, Identity, KeyError, KeyPair, Leaf, LeafError, TrustBundle};
+use byrnie_identity::{BundleError, Identity, KeyError, KeyPair, Leaf, LeafError, TrustBundle, spki_sha256};
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 use tokio::{
@@ -23,6 +23,7 @@ use crate::{
     backoff::Backoff,
     bootstrap::{self, BootstrapError, ControlPlane},
     control_channel,
+    state::Shared,
 };
 
 /// An issuer that takes longer is asked again.
@@ -172,6 +173,20 @@ pub(crate) fn bundle(trust: byrnie_api::Trust) -> TrustBundle {
     let certificates = |ders: Vec<Vec<u8>>| ders.into_iter().map(CertificateDer::from).collect();
     let roots = trust.roots.into_iter().map(|(domain, ders)| (domain, certificates(ders))).collect();
     TrustBundle { epoch: trust.epoch, roots, signer: trust.signer }
+}
+
+/// What this proxy shows and whom it believes.
+pub(crate) fn credentials(shared: &Shared) -> v1::Credentials {
+    let identity = &shared.identity;
+    let besides = shared.standings.besides(identity.root());
+    let bundle = identity.bundle();
+    let own = bundle.iter().filter_map(|bundle| bundle.roots.get(identity.trust_domain())).flatten();
+    v1::Credentials {
+        trust_epoch: bundle.as_ref().map_or(0, |bundle| bundle.epoch),
+        trusted_roots: own.filter_map(|root| Some(spki_sha256(root).ok()?.to_vec())).collect(),
+        leaf_issuer: identity.leaf().and_then(|leaf| leaf.issuer).map_or_else(Vec::new, |id| id.to_vec()),
+        connection_roots: besides.iter().map(|id| id.to_vec()).collect(),
+    }
 }
 
 fn union(mut roots: TrustBundle, installed: Option<&TrustBundle>) -> TrustBundle {

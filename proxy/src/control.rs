@@ -31,6 +31,8 @@ use crate::{
 };
 
 const SWEEP: Duration = Duration::from_mins(1);
+/// Connections that stand on another root than the certificate's are looked for this often.
+const LOOK: Duration = Duration::from_secs(1);
 /// A stream that lived this long was a good one.
 const GOOD: Duration = Duration::from_secs(10);
 /// After a renewal the stream is opened anew with the new certificate, within this time.
@@ -111,7 +113,9 @@ async fn stream(shared: &Shared, directory: &Path, news: &News) -> Result<(), St
     tracing::info!(address = %plane.discovery, "control stream open");
     news.stream_problem(None);
     shared.metrics.control_connected.set(1);
-    Conversation { shared, news, leaf, sender, subscribed: HashSet::new() }.run(incoming).await
+    Conversation { shared, news, leaf, sender, subscribed: HashSet::new(), told: v1::Credentials::default() }
+        .run(incoming)
+        .await
 }
 
 fn hello(shared: &Shared) -> v1::Hello {
@@ -137,6 +141,7 @@ struct Conversation<'a> {
     leaf: Option<Arc<Leaf>>,
     sender: mpsc::Sender<v1::ToOperator>,
     subscribed: HashSet<SocketAddr>,
+    told: v1::Credentials,
 }
 
 impl Conversation<'_> {
@@ -144,6 +149,9 @@ impl Conversation<'_> {
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reopen = pin!(sleep_until(far_away()));
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.tell_credentials().await?;
         self.subscribe().await?;
         loop {
             tokio::select! {
@@ -153,13 +161,27 @@ impl Conversation<'_> {
                     Err(status) => return Err(StreamError::Ended(status.message().to_owned())),
                 },
                 () = self.shared.destinations.changed() => self.subscribe().await?,
+                _ = look.tick() => self.tell_credentials().await?,
                 _ = sweep.tick() => self.shared.destinations.sweep(),
-                () = self.news.leaf_changed() => if !self.has_current_leaf() {
-                    reopen.as_mut().reset(Instant::now() + SPREAD.mul_f64(fastrand::f64()));
+                () = self.news.leaf_changed() => {
+                    self.tell_credentials().await?;
+                    if !self.has_current_leaf() {
+                        reopen.as_mut().reset(Instant::now() + SPREAD.mul_f64(fastrand::f64()));
+                    }
                 },
                 () = &mut reopen => return Ok(()),
             }
         }
+    }
+
+    /// Says what this proxy shows and whom it believes, where it has not said so already.
+    async fn tell_credentials(&mut self) -> Result<(), StreamError> {
+        let credentials = certificate::credentials(self.shared);
+        if credentials == self.told {
+            return Ok(());
+        }
+        self.told = credentials.clone();
+        send(&self.sender, Message::Credentials(credentials)).await
     }
 
     fn has_current_leaf(&self) -> bool {
@@ -183,8 +205,9 @@ impl Conversation<'_> {
     }
 
     /// Puts a message in force and says so, or refuses it whole.
-    async fn receive(&self, message: v1::ToProxy) -> Result<(), StreamError> {
+    async fn receive(&mut self, message: v1::ToProxy) -> Result<(), StreamError> {
         let version = message.version;
+        let is_trust = matches!(message.resource, Some(Resource::Trust(_)));
         let answer = match apply(self.shared, self.news, message.resource) {
             Ok(()) => Message::Ack(v1::Ack { version }),
             Err(refusal) => {
@@ -194,7 +217,8 @@ impl Conversation<'_> {
                 Message::Nack(v1::Nack { version, error })
             }
         };
-        send(&self.sender, answer).await
+        send(&self.sender, answer).await?;
+        if is_trust { self.tell_credentials().await } else { Ok(()) }
     }
 }
 

@@ -146,8 +146,8 @@ async fn accept_mesh(worker: Rc<Worker>, arrived: Arrived) {
     };
     let Shown { peer, alpn, not_after, standing } = accepted;
     let expires = Some(until(not_after).into_std());
-    let ends = Ends { expires, standing: Some(standing), ..ends(alpn != Alpn::Tcp) };
-    let activity = worker.watch_over(ends, arriving);
+    let ends = Ends { expires, ..ends(alpn != Alpn::Tcp) };
+    let activity = worker.watch_over_peer(ends, standing, arriving);
     let caller = Caller { worker, stream, client, destination, peer: Some(peer), activity };
     match alpn {
         Alpn::Http1 => caller.http1("mtls-http1").await,

@@ -43,6 +43,7 @@ pub mod retry;
 pub mod run;
 pub mod sips;
 pub mod standalone;
+pub mod standing;
 pub mod state;
 pub mod stream;
 pub mod upgrade;

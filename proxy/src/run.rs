@@ -97,6 +97,7 @@ pub fn shared(identity: Identity, pod: PodInfo, metrics: Metrics, log: AccessLog
         destinations: Destinations::default(),
         metrics: Arc::new(metrics),
         log,
+        standings: Arc::default(),
         drain: Drain::default(),
         pod,
     })

@@ -19,7 +19,7 @@ use byrnie_model::{Destination, Workload};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
-use crate::{access_log::AccessLog, drain::Drain, metrics::Metrics};
+use crate::{access_log::AccessLog, drain::Drain, metrics::Metrics, standing::Standings};
 
 /// Everything, once per process, behind one [`Arc`].
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// One line per request, where wanted.
     pub log: AccessLog,
+    /// What connections between peers stand on.
+    pub standings: Arc<Standings>,
     /// The end.
     pub drain: Drain,
     /// Whose proxy this is.

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use byrnie_identity::Standing;
 use byrnie_model::Workload;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
@@ -122,7 +123,7 @@ pub async fn run(shared: Arc<Shared>, bound: Vec<(Listener, Socket)>) {
             }
         }
     }
-    worker.watch().await;
+    worker.look_after().await;
 }
 
 /// A listening socket; every worker binds its own to the same address.
@@ -193,7 +194,21 @@ impl Worker {
 
     /// Starts to watch over a connection.
     pub fn watch_over(&self, ends: Ends, arriving: Option<InFlight>) -> Rc<Activity> {
-        let activity = Activity::new(&self.clock, ends, arriving);
+        self.watch(Activity::new(&self.clock, ends, None, arriving))
+    }
+
+    /// As [`Self::watch_over`], for a connection between mesh peers.
+    pub fn watch_over_peer(
+        &self,
+        ends: Ends,
+        standing: Standing,
+        arriving: Option<InFlight>,
+    ) -> Rc<Activity> {
+        let counted = self.shared.standings.count(standing);
+        self.watch(Activity::new(&self.clock, ends, Some(counted), arriving))
+    }
+
+    fn watch(&self, activity: Rc<Activity>) -> Rc<Activity> {
         if self.shared.drain.is_draining() {
             activity.close();
         }
@@ -239,7 +254,7 @@ impl Worker {
     }
 
     /// Looks after everything that has a limit; does not return.
-    async fn watch(&self) {
+    async fn look_after(&self) {
         let mut tick = interval(SWEEP);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut draining = false;

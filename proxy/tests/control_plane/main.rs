@@ -162,11 +162,23 @@ async fn a_new_authority_is_followed_at_once() {
     let version = operator.state.say(Resource::Trust(operator.state.trust_message())).await;
     until("the bundle is acknowledged", || operator.state.heard(&Message::Ack(v1::Ack { version }))).await;
     assert_eq!(proxy.shared.identity.bundle().unwrap().epoch, 2);
+    let told = |trust_epoch, roots: &[Arc<Authority>], issuer: &Authority| {
+        Message::Credentials(v1::Credentials {
+            trust_epoch,
+            trusted_roots: roots.iter().map(|root| root.name().to_vec()).collect(),
+            leaf_issuer: issuer.name().to_vec(),
+            connection_roots: Vec::new(),
+        })
+    };
+    let first = told(1, std::slice::from_ref(&old), &old);
+    assert!(operator.state.heard(&first), "it is told at the beginning");
+    until("the operator hears of it", || operator.state.heard(&told(2, &both, &old))).await;
     // signing
     operator.state.trust(3, &both, &new);
     operator.state.say(Resource::Trust(operator.state.trust_message())).await;
     let issuer = || proxy.shared.identity.leaf().unwrap().issuer;
     until("the leaf is of the new authority", || issuer() == Some(new.name())).await;
+    until("the operator hears of that", || operator.state.heard(&told(3, &both, &new))).await;
     // drained
     operator.state.trust(4, std::slice::from_ref(&new), &new);
     operator.state.say(Resource::Trust(operator.state.trust_message())).await;

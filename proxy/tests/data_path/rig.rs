@@ -113,6 +113,7 @@ impl Proxy {
             destinations: Destinations::default(),
             metrics: Arc::new(Metrics::default()),
             log: AccessLog::off(),
+            standings: Arc::default(),
             drain: Drain::default(),
             pod: PodInfo::default(),
         });

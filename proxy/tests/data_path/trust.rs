@@ -174,10 +174,14 @@ async fn connections_end_with_their_roots() {
     rotation.trust_both().await;
     rotation.sign_with_the_next().await;
     assert!(echoed(&mut tcp).await.is_some(), "the old root is still trusted");
+    let server = &mesh.server.shared;
+    let left = || server.standings.besides(server.identity.root()).len();
+    assert_eq!(left(), 1, "one connection stands on the old root");
     let mut young = mesh.connect().await;
     assert!(echoed(&mut young).await.is_some());
     rotation.trust_the_next_alone().await;
     within(LIMIT, "a connection outlives its root", async || echoed(&mut tcp).await.is_none().then_some(()))
         .await;
     assert!(echoed(&mut young).await.is_some(), "it stands on the new root");
+    assert_eq!(left(), 0);
 }

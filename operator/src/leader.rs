@@ -1,5 +1,5 @@
-//! What only one replica does, each part in a task of its own, in every term of this replica: establish trust, keep
-//! the ConfigMaps, follow what the proxies of other replicas hold, write statuses.
+//! What only one replica does, each part in a task of its own, in every term of this replica: establish trust and rotate
+//! its root, keep the ConfigMaps, follow what the proxies of other replicas hold, write statuses.
 
 use std::{convert::Infallible, future::Future, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     metrics::Metrics,
     status::Statuses,
     tasks::Tasks,
-    trust::{current::Trusted, establish::Establish, root_secret::RootSecrets},
+    trust::{current::Trusted, establish::Establish, fleet, root_secret::RootSecrets},
 };
 
 /// What the parts need.
@@ -48,14 +48,17 @@ impl Leader {
         let (candidate, fence) = Candidate::new(leases, name, metrics.leader.clone());
         tasks.spawn("lease", candidate.run(tasks.stopping()));
 
-        let establish = Establish::new(client.clone(), secrets, trust_domain, fence.clone(), metrics.clone());
+        let stores = replicas.stores.clone();
+        let census = fleet::census(discovery.clone(), stores.clone());
+        let establish =
+            Establish::new(client.clone(), secrets, trust_domain, census, fence.clone(), metrics.clone());
+        let outlook = establish.outlook();
         let establish = Arc::new(establish);
         spawn(tasks, "establish", &fence, move || {
             let establish = establish.clone();
             async move { establish.run().await }
         });
 
-        let stores = replicas.stores.clone();
         let bundles = BundleConfigMaps::new(
             client.clone(),
             stores.clone(),
@@ -76,7 +79,8 @@ impl Leader {
             async move { holdings.follow(&replicas).await }
         });
 
-        let statuses = Arc::new(Statuses::new(client, stores, discovery, trust, fence.clone(), metrics));
+        let statuses =
+            Arc::new(Statuses::new(client, stores, discovery, trust, outlook, fence.clone(), metrics));
         spawn(tasks, "statuses", &fence, move || {
             let statuses = statuses.clone();
             async move { statuses.run().await }

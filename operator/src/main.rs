@@ -83,7 +83,7 @@ async fn start(args: &Args, tasks: &Tasks) -> anyhow::Result<()> {
     tasks.spawn("trust", current.clone().follow(tasks.stopping()));
     let own_leaf =
         OwnLeaf { identity: identity.clone(), id: operator_id.clone(), published, metrics: metrics.clone() };
-    tasks.spawn("own-leaf", own_leaf.run(current.subscribe(), tasks.stopping()));
+    tasks.spawn("own-leaf", own_leaf.run(current.subscribe(), current.restored(), tasks.stopping()));
 
     let discovery =
         Discovery::new(stores.clone(), domain.clone(), operator_id.clone(), trust_messages, tasks);

@@ -77,9 +77,17 @@ impl Board {
         }
     }
 
-    /// Trust is not of the world: it is told as it comes.
-    pub fn pin_trust(&self, trust: Resource, since: Instant) {
-        self.inner.lock().put(&Topic::Trust, trust, since);
+    /// Trust is not of the world: it is told as it comes. `None`: nobody is told any more for now.
+    pub fn pin_trust(&self, trust: Option<Resource>, since: Instant) {
+        let mut inner = self.inner.lock();
+        match trust {
+            Some(trust) => inner.put(&Topic::Trust, trust, since),
+            None => {
+                if let Some(cell) = inner.cells.get_mut(&Topic::Trust) {
+                    cell.content = None;
+                }
+            }
+        }
     }
 
     /// From now on `follower` is handed what there is about the topic, beginning with what there is now.

@@ -1,6 +1,6 @@
 //! What proxies are told: topics, and what stands under them now, ready to be sent to any number of them.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
 use byrnie_api::{
     encode,
@@ -90,6 +90,6 @@ fn workload_message(world: &World, pod: &PodKey) -> Option<Resource> {
 }
 
 /// Trust as content.
-pub fn trust(trust: &Arc<v1::Trust>) -> Resource {
-    Resource::Trust((**trust).clone())
+pub fn trust(trust: &v1::Trust) -> Resource {
+    Resource::Trust(trust.clone())
 }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use byrnie_api::v1::{PolicyGeneration, ProxyHolding};
+use byrnie_api::v1::{Credentials, PolicyGeneration, ProxyHolding};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -105,6 +105,7 @@ impl Holdings {
 /// past. What it has once acknowledged it had, and generations only grow.
 fn merge(known: &mut ProxyHolding, other: ProxyHolding) {
     known.trust_epoch = known.trust_epoch.max(other.trust_epoch);
+    known.credentials = merge_credentials(known.credentials.take(), other.credentials);
     for generation in other.generations {
         match known.generations.iter_mut().find(|have| have.uid == generation.uid) {
             Some(have) if have.generation < generation.generation => *have = generation,
@@ -120,6 +121,19 @@ fn merge(known: &mut ProxyHolding, other: ProxyHolding) {
     };
     known.refusals.retain(|refusal| refusal.policy.as_ref().is_none_or(newer));
     known.pending.retain(newer);
+}
+
+/// What two streams of a pod say. The later epoch is of the present. Who signed the certificate is known only when nobody says otherwise: a rotation
+/// goes on by it.
+fn merge_credentials(one: Option<Credentials>, other: Option<Credentials>) -> Option<Credentials> {
+    let (Some(one), Some(other)) = (&one, &other) else { return one.or(other) };
+    let later = if other.trust_epoch > one.trust_epoch { other } else { one };
+    let agree = one.leaf_issuer == other.leaf_issuer;
+    let leaf_issuer = if agree { later.leaf_issuer.clone() } else { Vec::new() };
+    let mut connection_roots = one.connection_roots.clone();
+    connection_roots
+        .extend(other.connection_roots.iter().filter(|root| !one.connection_roots.contains(root)).cloned());
+    Some(Credentials { leaf_issuer, connection_roots, ..later.clone() })
 }
 
 #[cfg(test)]
@@ -171,5 +185,26 @@ mod tests {
         holdings.told("a", None);
         holdings.told("b", None);
         assert!(holdings.all().is_empty());
+    }
+
+    #[test]
+    fn two_that_disagree_about_a_certificate_know_nothing_of_it() {
+        let says = |trust_epoch, root: u8, issuer: u8| {
+            Some(Credentials {
+                trust_epoch,
+                trusted_roots: vec![vec![root]],
+                leaf_issuer: vec![issuer],
+                connection_roots: vec![vec![issuer]],
+            })
+        };
+        assert_eq!(merge_credentials(None, says(1, 1, 1)), says(1, 1, 1));
+        assert_eq!(merge_credentials(says(1, 1, 1), None), says(1, 1, 1));
+        assert_eq!(merge_credentials(says(1, 1, 1), says(2, 2, 1)), says(2, 2, 1));
+        let unclear = merge_credentials(says(3, 3, 1), says(2, 2, 2)).unwrap();
+        assert_eq!(
+            (unclear.trust_epoch, unclear.trusted_roots, unclear.leaf_issuer),
+            (3, vec![vec![3]], vec![])
+        );
+        assert_eq!(unclear.connection_roots, [[1], [2]], "connections may stand on either");
     }
 }

@@ -80,6 +80,11 @@ impl Discovery {
         let _ = self.core.ready.clone().wait_for(|ready| *ready).await;
     }
 
+    /// Whether the world is complete.
+    pub fn is_ready(&self) -> bool {
+        *self.core.ready.borrow()
+    }
+
     /// Looks at the facts that snapshots are made from, in one consistent moment. Nothing goes on meanwhile: be quick.
     pub fn world<R>(&self, look: impl FnOnce(&World) -> R) -> R {
         self.core.board.world(look)
@@ -90,9 +95,7 @@ impl Discovery {
 async fn pin_trust(board: &Board, mut trust: watch::Receiver<Option<Arc<v1::Trust>>>) {
     loop {
         let current = trust.borrow_and_update().clone();
-        if let Some(current) = current {
-            board.pin_trust(content::trust(&current), Instant::now());
-        }
+        board.pin_trust(current.as_deref().map(content::trust), Instant::now());
         if trust.changed().await.is_err() {
             return std::future::pending().await;
         }

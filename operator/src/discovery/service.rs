@@ -45,6 +45,8 @@ const HOLDINGS: Duration = Duration::from_millis(100);
 /// What a proxy may say within [`PACE`]: more must wait.
 const BURST: u32 = 8192;
 const PACE: Duration = Duration::from_secs(4);
+/// Roots that a proxy may say it trusts; more than MeshTrust can have.
+const MAX_ROOTS: usize = 64;
 
 /// The service, shared by all calls.
 pub(super) struct Core {
@@ -205,6 +207,12 @@ impl Core {
                 warn!(pod = %subscriber.pod.name, version, %error, "a proxy refused what it was told");
                 subscriber.nack(version, error);
             }
+            Message::Credentials(said)
+                if said.trusted_roots.len().max(said.connection_roots.len()) > MAX_ROOTS =>
+            {
+                return Err(format!("it names more than {MAX_ROOTS} roots"));
+            }
+            Message::Credentials(credentials) => subscriber.believes(credentials),
         }
         Ok(())
     }

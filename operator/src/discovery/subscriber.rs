@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use byrnie_api::v1::{self, PolicyGeneration, ProxyHolding, Refusal, ToProxy};
+use byrnie_api::v1::{self, Credentials, PolicyGeneration, ProxyHolding, Refusal, ToProxy};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
@@ -49,6 +49,7 @@ struct State {
     due: VecDeque<Topic>,
     /// What was sent and not answered, by version.
     unanswered: BTreeMap<u64, (Topic, Arc<Content>)>,
+    credentials: Option<Credentials>,
     end: Option<End>,
 }
 
@@ -205,6 +206,16 @@ impl Subscriber {
         self.bump();
     }
 
+    /// What the proxy shows to its peers and whom it believes.
+    pub fn believes(&self, credentials: Credentials) {
+        let mut state = self.state.lock();
+        if state.credentials.as_ref() != Some(&credentials) {
+            state.credentials = Some(credentials);
+            drop(state);
+            self.bump();
+        }
+    }
+
     fn answered(&self, state: &mut State, version: u64) -> Option<(Topic, Arc<Content>)> {
         let full = state.unanswered.len() >= MAX_UNANSWERED;
         let answered = state.unanswered.remove(&version)?;
@@ -255,6 +266,7 @@ impl Subscriber {
             refusals: refusals.into_values().collect(),
             trust_epoch,
             pending: pending.into_iter().map(|ordered| ordered.0).collect(),
+            credentials: state.credentials.clone(),
         }
     }
 }

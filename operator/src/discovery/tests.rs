@@ -62,7 +62,7 @@ impl Rig {
     fn trust(&self, epoch: u64) {
         let roots = Roots { trust_domain: "cluster.local".into(), certificates: vec![vec![1]] };
         let trust = Trust { epoch, roots: vec![roots], signer: vec![7; 32] };
-        self.discovery.core.board.pin_trust(content::trust(&trust.into()), Instant::now());
+        self.discovery.core.board.pin_trust(Some(content::trust(&trust)), Instant::now());
     }
 
     async fn client(&self, peer: &str) -> DiscoveryClient<Channel> {

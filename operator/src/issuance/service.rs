@@ -123,7 +123,7 @@ impl<F: Facts> Issuance<F> {
         if seen > stored {
             return Err(Refusal::Epoch { seen, stored });
         }
-        let issued = trusted.authority.sign(key, &id, trusted.leaf_lifetime, SystemTime::now())?;
+        let issued = trusted.signer()?.sign(key, &id, trusted.leaf_lifetime, SystemTime::now())?;
         info!(
             serial = issued.serial,
             id = %id,

@@ -92,9 +92,15 @@ fn fake() -> Fake {
     let authority = Authority::generate(&domain, Duration::from_hours(720), SystemTime::now()).unwrap();
     let roots = vec![Root::of(&authority, RootState::Active)];
     let signer = authority.id();
-    let state = TrustState { domain, epoch: EPOCH, phase: Phase::Stable, roots, signer };
-    let trusted =
-        Trusted { state, authority, leaf_lifetime: Duration::from_hours(24), mesh_trust: String::new() };
+    let (phase, since) = (Phase::Stable, SystemTime::UNIX_EPOCH);
+    let state =
+        TrustState { domain, epoch: EPOCH, phase, since, request: None, restored: None, roots, signer };
+    let trusted = Trusted {
+        state,
+        authority: Some(authority),
+        leaf_lifetime: Duration::from_hours(24),
+        mesh_trust: String::new(),
+    };
     Fake { review, pod: Some(pod), api_is_down: false, trusted: Some(Arc::new(trusted)) }
 }
 
@@ -136,7 +142,7 @@ fn user(fake: &mut Fake) -> &mut UserInfo {
 #[tokio::test]
 async fn a_pod_gets_its_own_name() {
     let fake = fake();
-    let root = fake.trusted.as_ref().unwrap().authority.root().clone();
+    let root = fake.trusted.as_ref().unwrap().signer().unwrap().root().clone();
     for address in [POD_IP, "fd00::3"] {
         let answer = ask(&service(fake.clone()), address, request()).await.unwrap();
         assert_eq!(answer.chain.len(), 1);
@@ -231,7 +237,12 @@ fn expiring() -> Arc<Trusted> {
     let authority =
         Authority::generate(&old.state.domain, Duration::from_secs(30), SystemTime::now()).unwrap();
     let state = TrustState { signer: authority.id(), ..old.state.clone() };
-    Arc::new(Trusted { state, authority, leaf_lifetime: old.leaf_lifetime, mesh_trust: String::new() })
+    Arc::new(Trusted {
+        state,
+        authority: Some(authority),
+        leaf_lifetime: old.leaf_lifetime,
+        mesh_trust: String::new(),
+    })
 }
 
 #[tokio::test]

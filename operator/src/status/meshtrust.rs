@@ -7,14 +7,18 @@ use byrnie_crds::{
     MeshTrust,
     meshtrust::{BundleCount, MeshTrustStatus, MeshTrustSummary},
     problem::in_one_line,
-    status::{self, Observed, READY},
+    status::{self, Observed, READY, ROTATING},
     summary,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::held::{Progress, listed};
-use crate::trust::{self, current::Trusted};
+use crate::trust::{
+    self, Authority,
+    current::Trusted,
+    rotation::outlook::{Outlook, Words},
+};
 
 /// An authority that ends within this time is worth a word.
 const SOON: Duration = Duration::from_hours(30 * 24);
@@ -31,29 +35,56 @@ pub fn owned(status: &MeshTrustStatus) -> Value {
 }
 
 /// The status as it should be now.
-pub fn status(object: &MeshTrust, trusted: &Trusted, progress: &Progress, now: &Time) -> MeshTrustStatus {
+pub fn status(
+    object: &MeshTrust,
+    trusted: &Trusted,
+    progress: &Progress,
+    outlook: Option<&Outlook>,
+    now: &Time,
+) -> MeshTrustStatus {
     let mut status = object.status.clone().unwrap_or_default();
+    if let Some(outlook) = outlook {
+        let Words { rotating, reason, message } = outlook.words(now.0.into());
+        let observed = Observed { type_: ROTATING, status: Some(rotating), reason, message };
+        status::set(&mut status.conditions, observed, object.metadata.generation, now.clone());
+    } else {
+        status.conditions.retain(|condition| condition.type_ != ROTATING);
+    }
     status::set(
         &mut status.conditions,
         ready(object, trusted, &progress.waiting),
         object.metadata.generation,
         now.clone(),
     );
-    status.expires = Some(trust::time(trusted.authority.not_after()));
+    status.expires = end(trusted).map(trust::time);
     status.observed_generation = object.metadata.generation;
     status.proxies = Some(BundleCount { current: progress.count.programmed, total: progress.count.total });
     status.summary = Some(MeshTrustSummary { proxies: summary::count(Some(progress.count)) });
     status
 }
 
+/// When the root ends that signs.
+fn end(trusted: &Trusted) -> Option<SystemTime> {
+    let of_state = || trusted.state.root(trusted.state.signer).map(|root| root.not_after);
+    trusted.authority.as_ref().map(Authority::not_after).or_else(of_state)
+}
+
 fn ready(object: &MeshTrust, trusted: &Trusted, waiting: &[String]) -> Observed<'static> {
-    let left = trusted.authority.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+    let left = end(trusted).and_then(|end| end.duration_since(SystemTime::now()).ok()).unwrap_or_default();
     let (status, reason, message) = match byrnie_crds::compile::mesh_trust(object) {
         Err(problems) => {
             let message = format!("{}; what was in force before still is", in_one_line(&problems));
             (false, "Invalid", message)
         }
-        Ok(_) if !trusted.authority.usable() => {
+        Ok(_) if trusted.authority.is_none() => (
+            false,
+            "KeyLost",
+            "the key of the root that signs is lost: no certificate is issued until all proxies trust another".into(),
+        ),
+        Ok(_) if trusted.state.restored.is_some_and(|restored| restored.frozen) => {
+            (false, "Restored", "an older state was restored: no certificate is issued".into())
+        }
+        Ok(_) if !trusted.authority.as_ref().is_some_and(Authority::usable) => {
             (false, "Expired", "the authority that signs has expired: no certificate can be issued".into())
         }
         Ok(_) if left < SOON => {

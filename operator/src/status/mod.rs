@@ -34,7 +34,13 @@ use digest::Digest;
 use held::Held;
 use write::Writer;
 
-use crate::{discovery::Discovery, lease::Fence, metrics::Metrics, store::Stores, trust::current::Trusted};
+use crate::{
+    discovery::Discovery,
+    lease::Fence,
+    metrics::Metrics,
+    store::Stores,
+    trust::{current::Trusted, rotation::Outlook},
+};
 
 /// Changes within this time are answered together.
 const COALESCE: Duration = Duration::from_millis(100);
@@ -52,6 +58,7 @@ pub struct Statuses {
     stores: Stores,
     discovery: Discovery,
     trust: watch::Receiver<Option<Arc<Trusted>>>,
+    outlook: watch::Receiver<Option<Outlook>>,
     fence: Fence,
     metrics: Metrics,
 }
@@ -63,10 +70,11 @@ impl Statuses {
         stores: Stores,
         discovery: Discovery,
         trust: watch::Receiver<Option<Arc<Trusted>>>,
+        outlook: watch::Receiver<Option<Outlook>>,
         fence: Fence,
         metrics: Metrics,
     ) -> Self {
-        Self { client, stores, discovery, trust, fence, metrics }
+        Self { client, stores, discovery, trust, outlook, fence, metrics }
     }
 
     /// Works for as long as this replica leads.
@@ -95,8 +103,8 @@ impl Statuses {
         }
         let mut writer = Writer::new(self.client.clone(), self.fence.clone(), self.metrics.clone());
         let settled = Instant::now() + SETTLE;
-        let (mut changes, mut held, mut trust) =
-            (self.stores.changes(), self.discovery.holdings().changes(), self.trust.clone());
+        let (mut changes, mut held) = (self.stores.changes(), self.discovery.holdings().changes());
+        let (mut trust, mut outlook) = (self.trust.clone(), self.outlook.clone());
         loop {
             let begun = Instant::now();
             let mut next = self.round(trusts, &mut writer, settled).await;
@@ -108,6 +116,7 @@ impl Statuses {
                 _ = changes.changed() => {}
                 _ = held.changed() => {}
                 _ = trust.changed() => {}
+                _ = outlook.changed() => {}
                 _ = seen.changed() => {}
                 () = sleep_until(next.unwrap_or_else(|| Instant::now() + RESYNC)) => {}
             }
@@ -115,6 +124,7 @@ impl Statuses {
             changes.borrow_and_update();
             held.borrow_and_update();
             trust.borrow_and_update();
+            outlook.borrow_and_update();
             seen.borrow_and_update();
         }
     }
@@ -168,7 +178,8 @@ impl Statuses {
         }
         let bundle = held.bundle(trusted.state.epoch, &live);
         for object in trusts.iter().filter(|object| object.name_any() == names::MESH_TRUST) {
-            let status = meshtrust::status(object, trusted, &bundle, &now);
+            let outlook = self.outlook.borrow().clone();
+            let status = meshtrust::status(object, trusted, &bundle, outlook.as_ref(), &now);
             let current = object.status.as_ref().map(meshtrust::owned);
             let before = object.status.as_ref().and_then(|status| status.proxies);
             if settling && before.is_some_and(|before| before.current > bundle.count.programmed) {

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Authority, MeshTrustError, TrustState,
+    Authority, AuthorityId, MeshTrustError, TrustState,
     root_secret::{RootSecrets, SecretError},
 };
 use crate::{
@@ -32,8 +32,8 @@ use crate::{
 pub struct Trusted {
     /// Whom to trust, and who signs.
     pub state: TrustState,
-    /// The signer.
-    pub authority: Authority,
+    /// The signer; `None` where its key is lost.
+    pub authority: Option<Authority>,
     /// How long leaves live.
     pub leaf_lifetime: Duration,
     /// UID of MeshTrust, which owns what is made for it in other namespaces.
@@ -55,6 +55,12 @@ pub enum Stale {
     /// The signer's key cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// The signer's Secret is gone.
+    #[error("the key of root {} that signs is lost; another root will sign when all proxies trust it", .0.short())]
+    NoKey(AuthorityId),
+    /// Waits until MeshTrust is in line with what proxies have.
+    #[error("an older MeshTrust was restored; nothing is signed before it is in line with what proxies have")]
+    Frozen,
     /// The Secret of an external authority was replaced.
     #[error("Secret {0} does not hold the authority that MeshTrust names as signer")]
     OtherSigner(String),
@@ -76,6 +82,13 @@ pub enum Stale {
     },
 }
 
+impl Trusted {
+    /// Whoever signs.
+    pub fn signer(&self) -> Result<&Authority, Stale> {
+        self.authority.as_ref().ok_or(Stale::NoKey(self.state.signer))
+    }
+}
+
 /// See the module. Cloning shares.
 #[derive(Clone)]
 pub struct Current {
@@ -83,6 +96,7 @@ pub struct Current {
     secrets: RootSecrets,
     domain: TrustDomain,
     held: Arc<watch::Sender<Option<Arc<Trusted>>>>,
+    restored: Arc<watch::Sender<bool>>,
     loading: Arc<Mutex<()>>,
     metrics: Metrics,
 }
@@ -90,13 +104,18 @@ pub struct Current {
 impl Current {
     /// Holds nothing yet.
     pub fn new(client: Client, secrets: RootSecrets, domain: TrustDomain, metrics: Metrics) -> Self {
-        let held = Arc::new(watch::Sender::new(None));
-        Self { api: Api::all(client), secrets, domain, held, loading: Arc::default(), metrics }
+        let (held, restored) = (Arc::new(watch::Sender::new(None)), Arc::new(watch::Sender::new(false)));
+        Self { api: Api::all(client), secrets, domain, held, restored, loading: Arc::default(), metrics }
     }
 
     /// What is held, and every change of it.
     pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Trusted>>> {
         self.held.subscribe()
+    }
+
+    /// Whether MeshTrust is older than what is held: an older state was restored.
+    pub fn restored(&self) -> watch::Receiver<bool> {
+        self.restored.subscribe()
     }
 
     /// What MeshTrust says at this moment.
@@ -106,7 +125,11 @@ impl Current {
             Err(ApiError::NotFound) => return Err(Stale::NotEstablished),
             Err(e) => return Err(Stale::Api(e)),
         };
-        self.load(&object).await
+        let trusted = self.load(&object).await?;
+        if trusted.state.restored.is_some_and(|restored| restored.frozen) {
+            return Err(Stale::Frozen);
+        }
+        Ok(trusted)
     }
 
     /// Follows MeshTrust until `stopping`.
@@ -150,10 +173,13 @@ impl Current {
         let _one_at_a_time = self.loading.lock().await;
         let held = self.held.borrow().clone();
         if let Some(held) = &held {
-            if state.epoch < held.state.epoch {
+            let restored = state.epoch < held.state.epoch;
+            self.restored.send_if_modified(|before| std::mem::replace(before, restored) != restored);
+            if restored {
                 return Err(Stale::Regression { stored: state.epoch, held: held.state.epoch });
             }
             if held.state == state
+                && held.authority.is_some()
                 && held.leaf_lifetime == plan.leaf_lifetime
                 && held.mesh_trust == mesh_trust
             {
@@ -161,13 +187,18 @@ impl Current {
             }
         }
         let authority = match &plan.source {
-            RootSource::SelfManaged => self.secrets.root(state.signer).await?,
+            RootSource::SelfManaged => match self.secrets.root(state.signer).await {
+                Ok(authority) => Some(authority),
+                // The bundle must reach the proxies all the same: the root that will sign is in it.
+                Err(SecretError::Api { error: ApiError::NotFound, .. }) => None,
+                Err(e) => return Err(e.into()),
+            },
             RootSource::Secret(name) => {
                 let authority = self.secrets.authority(name).await?;
                 if authority.id() != state.signer {
                     return Err(Stale::OtherSigner(name.clone()));
                 }
-                authority
+                Some(authority)
             }
         };
         let leaf_lifetime = plan.leaf_lifetime;
@@ -180,8 +211,10 @@ impl Current {
             "trust loaded"
         );
         self.metrics.trust_epoch.set(trusted.state.epoch);
-        let expiry = trusted.authority.not_after().duration_since(std::time::SystemTime::UNIX_EPOCH);
-        self.metrics.authority_expiry.set(expiry.unwrap_or_default().as_secs_f64());
+        if let Some(authority) = &trusted.authority {
+            let expiry = authority.not_after().duration_since(std::time::SystemTime::UNIX_EPOCH);
+            self.metrics.authority_expiry.set(expiry.unwrap_or_default().as_secs_f64());
+        }
         self.held.send_replace(Some(trusted.clone()));
         Ok(trusted)
     }

@@ -1,5 +1,6 @@
-//! The leader's part in trust: makes MeshTrust "default" where there is none, makes or adopts the first root, and
-//! follows a renewed intermediate under the same root. Every change is a compare-and-swap of MeshTrust's status.
+//! The leader's part in trust: makes MeshTrust "default" where there is none, carries out what [`rotation`] decides about
+//! a root of our own, and follows a renewed intermediate of somebody else's. Every change is a compare-and-swap of
+//! MeshTrust's status; the process may end between any two calls.
 //!
 //! RBAC: `meshtrusts.byrnie.dev` get, create; `meshtrusts/status` update.
 
@@ -17,12 +18,14 @@ use byrnie_crds::{
 use byrnie_model::TrustDomain;
 use kube::{Api, Client, api::PostParams};
 use thiserror::Error;
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
 use super::{
     Authority, AuthorityError, MeshTrustError, Root, TrustState,
+    fleet::TakeCensus,
     root_secret::{RootSecrets, SecretError},
+    rotation::{self, Decision, Outlook, Seen, Wishes},
 };
 use crate::{
     api_call::{self, ApiError},
@@ -30,14 +33,19 @@ use crate::{
     metrics::Metrics,
 };
 
-const INTERVAL: Duration = Duration::from_secs(30);
+/// Between looks: a compromised root must not wait for long, and a look is one GET and one LIST.
+const INTERVAL: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(2);
+/// Things to do in one go: a key, a write, and what follows from them.
+const STEPS: usize = 8;
 
-/// Keeps MeshTrust and its first root in being.
+/// Keeps MeshTrust and its roots in being.
 pub struct Establish {
     api: Api<MeshTrust>,
     secrets: RootSecrets,
     domain: TrustDomain,
+    census: TakeCensus,
+    outlook: watch::Sender<Option<Outlook>>,
     fence: Fence,
     metrics: Metrics,
 }
@@ -71,10 +79,17 @@ impl Establish {
         client: Client,
         secrets: RootSecrets,
         domain: TrustDomain,
+        census: TakeCensus,
         fence: Fence,
         metrics: Metrics,
     ) -> Self {
-        Self { api: Api::all(client), secrets, domain, fence, metrics }
+        let (api, outlook) = (Api::all(client), watch::Sender::new(None));
+        Self { api, secrets, domain, census, outlook, fence, metrics }
+    }
+
+    /// What the rotation of a root of our own waits for.
+    pub fn outlook(&self) -> watch::Receiver<Option<Outlook>> {
+        self.outlook.subscribe()
     }
 
     /// Works for as long as this replica leads.
@@ -92,28 +107,53 @@ impl Establish {
         }
     }
 
-    /// Brings MeshTrust and its root in line, if anything is missing.
+    /// Does what there is to do now.
     pub async fn once(&self) -> Result<(), EstablishError> {
-        let object = match api_call::call(self.api.get(names::MESH_TRUST)).await {
-            Err(ApiError::NotFound) => self.create().await?,
-            object => object?,
-        };
-        let plan = super::plan(&object)?;
-        let Some(state) = TrustState::read(&object, plan.trust_domain.clone())? else {
-            let authority = self.first_authority(&plan).await?;
-            let state = TrustState {
-                domain: plan.trust_domain,
-                epoch: first_epoch(),
-                phase: Phase::Stable,
-                roots: vec![Root::of(&authority, RootState::Active)],
-                signer: authority.id(),
+        for _ in 0..STEPS {
+            let object = match api_call::call(self.api.get(names::MESH_TRUST)).await {
+                Err(ApiError::NotFound) => self.create().await?,
+                object => object?,
             };
-            return self.write(object, &state).await;
-        };
-        match &plan.source {
-            RootSource::SelfManaged => self.with_a_key(object, state, &plan).await,
-            RootSource::Secret(name) => self.with_external(object, state, name).await,
+            let plan = super::plan(&object)?;
+            let state = TrustState::read(&object, plan.trust_domain.clone())?;
+            if let RootSource::Secret(name) = &plan.source {
+                self.outlook.send_replace(None);
+                return self.with_external(object, state, &plan, name).await;
+            }
+            if !self.rotate(object, state.as_ref(), &plan).await? {
+                break;
+            }
         }
+        Ok(())
+    }
+
+    /// One step of a root of our own; whether another one may follow at once.
+    async fn rotate(
+        &self,
+        object: MeshTrust,
+        state: Option<&TrustState>,
+        plan: &TrustPlan,
+    ) -> Result<bool, EstablishError> {
+        let wishes = wishes(plan);
+        let keys = self.secrets.keys(plan.trust_domain.as_str()).await?;
+        let (census, now) = ((self.census)(), SystemTime::now());
+        let seen = Seen { state, wishes: &wishes, keys: &keys, census: &census, now };
+        match rotation::step(&seen) {
+            Decision::MakeKey => self.make_key(plan).await?,
+            Decision::Write(next) => self.write(object, &next).await?,
+            Decision::Wait(outlook, unneeded) => {
+                self.outlook.send_if_modified(|before| {
+                    let news = before.as_ref() != Some(&outlook);
+                    *before = Some(outlook);
+                    news
+                });
+                let Some(id) = unneeded else { return Ok(false) };
+                self.fenced()?;
+                self.secrets.remove(id).await?;
+                info!(root = %id.short(), "key removed");
+            }
+        }
+        Ok(true)
     }
 
     async fn create(&self) -> Result<MeshTrust, EstablishError> {
@@ -122,6 +162,8 @@ impl Establish {
             leaf_lifetime: "24h".into(),
             root_lifetime: "8760h".into(),
             source: SourceOfRoot::default(),
+            rotation: None,
+            compromised: Vec::new(),
         };
         let object = MeshTrust::new(names::MESH_TRUST, MeshTrustSpec::from(trust));
         self.fenced()?;
@@ -131,59 +173,26 @@ impl Establish {
         }
     }
 
-    async fn first_authority(&self, plan: &TrustPlan) -> Result<Authority, EstablishError> {
-        if let RootSource::Secret(name) = &plan.source {
-            return Ok(self.secrets.authority(name).await?);
-        }
-        if let Some(authority) = self.secrets.orphan(plan.trust_domain.as_str()).await? {
-            info!(root = %authority.id().short(), "root adopted");
-            return Ok(authority);
-        }
-        self.new_root(plan).await
-    }
-
-    async fn new_root(&self, plan: &TrustPlan) -> Result<Authority, EstablishError> {
+    async fn make_key(&self, plan: &TrustPlan) -> Result<(), EstablishError> {
         let authority = Authority::generate(&plan.trust_domain, plan.root_lifetime, SystemTime::now())?;
         self.fenced()?;
         self.secrets.create(&authority, plan.trust_domain.as_str()).await?;
         info!(root = %authority.id().short(), domain = %plan.trust_domain, "root made");
-        Ok(authority)
-    }
-
-    /// A self-made root whose key is gone can sign no more: another one joins it and signs.
-    async fn with_a_key(
-        &self,
-        object: MeshTrust,
-        mut state: TrustState,
-        plan: &TrustPlan,
-    ) -> Result<(), EstablishError> {
-        match self.secrets.root(state.signer).await {
-            Ok(_) => return Ok(()),
-            Err(SecretError::Api { error: ApiError::NotFound, name }) => {
-                warn!(secret = name, "the signer's key is lost; a new root joins and signs");
-            }
-            Err(e) => return Err(e.into()),
-        }
-        let authority = self.first_authority(plan).await?;
-        for root in state.roots.iter_mut().filter(|root| root.state == RootState::Active) {
-            root.state = RootState::Draining;
-        }
-        state.roots.retain(|root| root.id != authority.root_id());
-        state.roots.push(Root::of(&authority, RootState::Active));
-        state.signer = authority.id();
-        state.phase = Phase::Signing;
-        state.epoch += 1;
-        self.write(object, &state).await
+        Ok(())
     }
 
     /// An intermediate that was renewed under a root that everybody trusts may sign at once.
     async fn with_external(
         &self,
         object: MeshTrust,
-        mut state: TrustState,
+        state: Option<TrustState>,
+        plan: &TrustPlan,
         name: &str,
     ) -> Result<(), EstablishError> {
         let authority = self.secrets.authority(name).await?;
+        let Some(mut state) = state else {
+            return self.write(object, &first(&authority, plan)).await;
+        };
         if authority.id() == state.signer {
             return Ok(());
         }
@@ -210,8 +219,28 @@ impl Establish {
     }
 }
 
-/// Seconds since 1970: higher than every epoch of an earlier MeshTrust of this cluster, which proxies may have seen
-/// before it was deleted.
-fn first_epoch() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+fn wishes(plan: &TrustPlan) -> Wishes {
+    Wishes {
+        domain: plan.trust_domain.clone(),
+        leaf_lifetime: plan.leaf_lifetime,
+        root_lifetime: plan.root_lifetime,
+        request: plan.request.clone(),
+        abort: plan.abort,
+        compromised: plan.compromised.iter().filter_map(|id| id.parse().ok()).collect(),
+    }
+}
+
+/// Somebody else's authority signs from the beginning.
+fn first(authority: &Authority, plan: &TrustPlan) -> TrustState {
+    let now = SystemTime::now();
+    TrustState {
+        domain: plan.trust_domain.clone(),
+        epoch: rotation::epoch_at(now),
+        phase: Phase::Stable,
+        since: now,
+        request: None,
+        restored: None,
+        roots: vec![Root::of(authority, RootState::Active)],
+        signer: authority.id(),
+    }
 }

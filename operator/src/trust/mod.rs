@@ -7,8 +7,10 @@ pub mod authority;
 pub mod csr;
 pub mod current;
 pub mod establish;
+pub mod fleet;
 pub mod own_leaf;
 pub mod root_secret;
+pub mod rotation;
 
 use std::{fmt, str::FromStr, time::SystemTime};
 
@@ -33,7 +35,7 @@ pub use authority::{Authority, AuthorityError};
 pub struct AuthorityId([u8; 32]);
 
 /// One root of the own trust domain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Root {
     /// Of its key.
     pub id: AuthorityId,
@@ -45,8 +47,17 @@ pub struct Root {
     pub not_after: SystemTime,
 }
 
+/// An older state was restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Restored {
+    /// When that was noticed.
+    pub since: SystemTime,
+    /// Nothing is signed.
+    pub frozen: bool,
+}
+
 /// The whole state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TrustState {
     /// The first part of every identity.
     pub domain: TrustDomain,
@@ -54,6 +65,12 @@ pub struct TrustState {
     pub epoch: u64,
     /// Where a rotation is.
     pub phase: Phase,
+    /// When that phase began.
+    pub since: SystemTime,
+    /// The last request for a rotation that was answered.
+    pub request: Option<String>,
+    /// Proxies know of a later epoch.
+    pub restored: Option<Restored>,
     /// The roots of the own domain.
     pub roots: Vec<Root>,
     /// Whose key signs.
@@ -125,12 +142,29 @@ impl TrustState {
             status.roots.iter().map(root).collect::<Option<_>>().ok_or(MeshTrustError::Status("roots"))?;
         let signer = signer.parse().map_err(|_| MeshTrustError::Status("signer"))?;
         let phase = status.phase.ok_or(MeshTrustError::Status("phase"))?;
-        Ok(Some(Self { domain, epoch: status.epoch, phase, roots, signer }))
+        Ok(Some(Self {
+            domain,
+            epoch: status.epoch,
+            phase,
+            since: status.phase_since.as_ref().map_or(SystemTime::UNIX_EPOCH, |at| at.0.into()),
+            request: status.request.clone(),
+            restored: status
+                .restored
+                .as_ref()
+                .map(|restored| Restored { since: restored.since.0.into(), frozen: restored.frozen }),
+            roots,
+            signer,
+        }))
     }
 
     /// Puts the state into a status and leaves the rest of it alone.
     pub fn write(&self, status: &mut MeshTrustStatus) {
         status.phase = Some(self.phase);
+        status.phase_since = Some(time(self.since));
+        status.request.clone_from(&self.request);
+        status.restored = self
+            .restored
+            .map(|restored| meshtrust::Restored { since: time(restored.since), frozen: restored.frozen });
         status.epoch = self.epoch;
         status.signer = Some(self.signer.to_string());
         let root = |root: &Root| meshtrust::Root {
@@ -145,6 +179,21 @@ impl TrustState {
     /// The trusted certificates in PEM.
     pub fn trusted_pem(&self) -> String {
         self.trusted().map(|root| pem(root)).collect()
+    }
+
+    /// One of the roots, in or out of the bundle.
+    pub fn root(&self, id: AuthorityId) -> Option<&Root> {
+        self.roots.iter().find(|root| root.id == id)
+    }
+
+    /// The root that is to sign next.
+    pub fn staged(&self) -> Option<&Root> {
+        self.roots.iter().find(|root| root.state == RootState::Staged)
+    }
+
+    /// Roots that signed before, the oldest first.
+    pub fn draining(&self) -> impl Iterator<Item = &Root> {
+        self.roots.iter().filter(|root| root.state == RootState::Draining)
     }
 
     /// The certificates to trust.

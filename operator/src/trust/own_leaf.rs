@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::{AuthorityId, csr, current::Trusted};
+use super::{Authority, AuthorityId, csr, current::Trusted};
 use crate::metrics::Metrics;
 
 /// After a failure; nothing but a bug or the end of an authority makes one.
@@ -40,14 +40,25 @@ pub struct OwnLeaf {
 
 impl OwnLeaf {
     /// Follows `trust` until `stopping`.
-    pub async fn run(self, mut trust: watch::Receiver<Option<Arc<Trusted>>>, stopping: CancellationToken) {
+    pub async fn run(
+        self,
+        mut trust: watch::Receiver<Option<Arc<Trusted>>>,
+        mut restored: watch::Receiver<bool>,
+        stopping: CancellationToken,
+    ) {
         let mut signed_by = None;
         let mut renew = Instant::now() + Duration::from_hours(24);
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 changed = trust.changed() => if changed.is_err() { return stopping.cancelled().await },
+                changed = restored.changed() => if changed.is_err() { return stopping.cancelled().await },
                 () = sleep_until(renew) => signed_by = None,
+            }
+            if *restored.borrow_and_update() {
+                // What is held is later than MeshTrust: no proxy may hear of it before all is in line again.
+                self.published.send_replace(None);
+                continue;
             }
             let Some(trusted) = trust.borrow_and_update().clone() else { continue };
             if let Err(e) = self.identity.install_bundle(bundle(&trusted)) {
@@ -55,10 +66,12 @@ impl OwnLeaf {
                 self.metrics.failed("OwnLeaf");
                 continue;
             }
-            if signed_by != Some(trusted.authority.id()) {
+            // Without a key the leaf that there is must do, and proxies hear of the root that will sign.
+            let signer = trusted.authority.as_ref().map(Authority::id);
+            if signer.is_some() && signed_by != signer {
                 match self.leaf(&trusted) {
                     Ok(lifetime) => {
-                        signed_by = Some(trusted.authority.id());
+                        signed_by = signer;
                         renew = Instant::now() + lifetime / 2;
                     }
                     Err(e) => {
@@ -76,7 +89,7 @@ impl OwnLeaf {
         let key = KeyPair::generate()?;
         let public = csr::public_key(&key.certificate_request()?)?;
         let now = SystemTime::now();
-        let issued = trusted.authority.sign(&public, &self.id, trusted.leaf_lifetime, now)?;
+        let issued = trusted.signer()?.sign(&public, &self.id, trusted.leaf_lifetime, now)?;
         let (serial, not_after) = (issued.serial, issued.not_after);
         self.identity.install_leaf(Leaf::new(issued.chain, key)?)?;
         info!(serial, id = %self.id, not_after = %time::OffsetDateTime::from(not_after), "own certificate signed");

@@ -4,11 +4,11 @@
 //!
 //! They belong to the operator's `ServiceAccount`: uninstalling the mesh takes its keys away, losing MeshTrust does not.
 //!
-//! RBAC: `secrets` get, list, create in the operator's namespace only; `serviceaccounts` get of its own.
+//! RBAC: `secrets` get, list, create, delete in the operator's namespace only; `serviceaccounts` get of its own.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
-use byrnie_crds::names;
+use byrnie_crds::{meshtrust::RootState, names};
 use k8s_openapi::{
     ByteString,
     api::core::v1::{Secret, ServiceAccount},
@@ -16,11 +16,11 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{ListParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
 use thiserror::Error;
 
-use super::{Authority, AuthorityError, AuthorityId, pem};
+use super::{Authority, AuthorityError, AuthorityId, Root, pem, rotation::Key};
 use crate::api_call::{self, ApiError};
 
 /// Type of our root Secrets.
@@ -127,25 +127,32 @@ impl RootSecrets {
         read(&secret).map_err(|error| SecretError::Content { name: name.to_owned(), error })
     }
 
-    /// The youngest usable root of a domain that lies here without being referenced, after a lost MeshTrust or a
-    /// process that ended between two writes.
-    pub async fn orphan(&self, domain: &str) -> Result<Option<Authority>, SecretError> {
+    /// All roots of a domain that were made here. What is in no state to be used is not among them.
+    pub async fn keys(&self, domain: &str) -> Result<Vec<Key>, SecretError> {
         let of_our_type = ListParams::default().fields(&format!("type={TYPE}"));
         let secrets = api_call::call(self.api.list(&of_our_type))
             .await
             .map_err(|error| SecretError::Api { name: "byrnie-root-*".into(), error })?;
-        let mut ours: Vec<&Secret> = secrets
-            .items
-            .iter()
-            .filter(|secret| secret.annotations().get(DOMAIN_ANNOTATION).map(String::as_str) == Some(domain))
-            .filter(|secret| secret.metadata.deletion_timestamp.is_none())
-            .collect();
-        ours.sort_by_key(|secret| (secret.creation_timestamp(), secret.name_any()));
-        Ok(ours.iter().rev().find_map(|secret| {
-            read(secret)
-                .ok()
-                .filter(|authority| secret.name_any() == Self::name(authority.id()) && authority.usable())
-        }))
+        let key = |secret: &Secret| {
+            let ours = secret.annotations().get(DOMAIN_ANNOTATION).map(String::as_str) == Some(domain);
+            if !ours || secret.metadata.deletion_timestamp.is_some() {
+                return None;
+            }
+            let authority = read(secret).ok()?;
+            let made = secret.creation_timestamp().map_or(SystemTime::UNIX_EPOCH, |at| at.0.into());
+            let named = secret.name_any() == Self::name(authority.id());
+            named.then(|| Key { root: Root::of(&authority, RootState::Staged), made })
+        };
+        Ok(secrets.items.iter().filter_map(key).collect())
+    }
+
+    /// Removes the Secret of a self-made root; one that is not there is as good.
+    pub async fn remove(&self, id: AuthorityId) -> Result<(), SecretError> {
+        let name = Self::name(id);
+        match api_call::call(self.api.delete(&name, &DeleteParams::default())).await {
+            Ok(_) | Err(ApiError::NotFound) => Ok(()),
+            Err(error) => Err(SecretError::Api { name, error }),
+        }
     }
 }
 

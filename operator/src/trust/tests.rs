@@ -22,6 +22,7 @@ use super::{
     current::{Current, Stale},
     establish::Establish,
     root_secret::RootSecrets,
+    rotation::census::{Census, Holds, Proxy},
 };
 use crate::{lease::Fence, metrics::Metrics};
 
@@ -88,10 +89,37 @@ impl Server {
         let (client, metrics) = (self.client(), Metrics::default());
         let secrets = RootSecrets::new(client.clone(), "byrnie-system", "byrnie-operator");
         let domain = "cluster.local".parse().unwrap();
-        Establish::new(client, secrets, domain, Fence::open_for(Duration::from_hours(1)), metrics)
+        let server = self.clone();
+        let census = Box::new(move || Census { complete: true, proxies: server.obedient() });
+        Establish::new(client, secrets, domain, census, Fence::open_for(Duration::from_hours(1)), metrics)
             .once()
             .await
             .map_err(|e| e.to_string())
+    }
+
+    /// Two proxies that have done already what MeshTrust says.
+    fn obedient(&self) -> Vec<Proxy> {
+        if self.0.lock().by_path.get(TRUST).is_none_or(|object| object.get("status").is_none()) {
+            return Vec::new();
+        }
+        let TrustState { epoch, signer, roots, .. } = self.trust();
+        let trusted = roots.iter().filter(|root| root.state != RootState::Tainted);
+        let trusts = trusted.map(|root| root.id).collect();
+        let holds = Some(Holds { epoch, trusts, issuer: Some(signer), stands_on: [signer].into() });
+        ["shop/web", "shop/pay"]
+            .map(|name| Proxy { name: name.into(), connected: true, silent: false, holds: holds.clone() })
+            .into()
+    }
+
+    /// The phase has lasted two minutes longer.
+    fn age(&self) {
+        let since = self.trust().since - Duration::from_mins(2);
+        let mut objects = self.0.lock();
+        objects.by_path.get_mut(TRUST).unwrap()["status"]["phaseSince"] = json!(super::time(since));
+    }
+
+    fn ask(&self, rotation: Value) {
+        self.0.lock().by_path.get_mut(TRUST).unwrap()["spec"]["rotation"] = rotation;
     }
 
     fn current(&self) -> Current {
@@ -136,7 +164,12 @@ impl Objects {
             }
             *left -= 1;
         }
+        if *method == Method::DELETE {
+            let removed = self.by_path.remove(path);
+            return removed.map_or_else(|| failure(StatusCode::NOT_FOUND), |object| (StatusCode::OK, object));
+        }
         let path = if *method == Method::POST {
+            object["metadata"]["creationTimestamp"] = json!(super::time(SystemTime::now()));
             format!("{path}/{}", object["metadata"]["name"].as_str().unwrap())
         } else {
             path.to_owned()
@@ -164,7 +197,7 @@ async fn a_first_start_makes_one_root() {
     server.establish().await.unwrap();
     assert_eq!(server.trust(), trust, "once is enough");
     let held = server.current().fresh().await.unwrap();
-    assert_eq!((&held.state, held.authority.id()), (&trust, trust.signer));
+    assert_eq!((&held.state, held.signer().unwrap().id()), (&trust, trust.signer));
 }
 
 #[tokio::test]
@@ -195,6 +228,66 @@ async fn a_process_that_ends_after_any_write_leaves_nothing_behind() {
     }
 }
 
+/// Every write of a rotation may be the last one of a process; the next one goes on from there.
+#[tokio::test]
+async fn a_rotation_ends_well_whichever_write_is_a_process_last() {
+    let mut ended = 0;
+    for writes in 0.. {
+        let server = Server::default();
+        server.establish().await.unwrap();
+        let before = server.trust();
+        server.ask(json!({"request": "now"}));
+        server.ends_after(Some(writes));
+        let mut phases = vec![before.phase];
+        let mut whole = true;
+        for _ in 0..20 {
+            if server.establish().await.is_err() {
+                whole = false;
+                server.ends_after(None);
+            }
+            let now = server.trust();
+            assert!(now.roots.iter().any(|root| root.id == now.signer && root.state == RootState::Active));
+            let known = |name: &String| now.roots.iter().any(|root| *name == RootSecrets::name(root.id));
+            let unknown = server.secrets().iter().filter(|name| !known(name)).count();
+            assert!(unknown <= 1, "one key at most waits for its root to be known");
+            for root in now.roots.iter().filter(|root| root.state != RootState::Tainted) {
+                assert!(server.secrets().contains(&RootSecrets::name(root.id)), "a root has no key");
+            }
+            if phases.last() != Some(&now.phase) {
+                phases.push(now.phase);
+            }
+            server.age();
+        }
+        let after = server.trust();
+        assert_ne!(after.signer, before.signer);
+        assert_eq!(phases, [Phase::Stable, Phase::Staged, Phase::Signing, Phase::Draining, Phase::Stable]);
+        assert_eq!(server.secrets(), [RootSecrets::name(after.signer)], "nothing is left behind");
+        if whole {
+            break;
+        }
+        ended += 1;
+    }
+    assert!(ended >= 5, "a rotation has {ended} writes");
+}
+
+#[tokio::test]
+async fn a_rotation_is_taken_back() {
+    let server = Server::default();
+    server.establish().await.unwrap();
+    let before = server.trust();
+    server.ask(json!({"request": "now"}));
+    server.establish().await.unwrap();
+    assert_eq!(server.trust().phase, Phase::Staged);
+    server.ask(json!({"request": "now", "abort": true}));
+    server.establish().await.unwrap();
+    let after = server.trust();
+    assert_eq!((after.phase, after.signer), (Phase::Stable, before.signer));
+    assert_eq!(server.secrets(), [RootSecrets::name(before.signer)]);
+    server.age();
+    server.establish().await.unwrap();
+    assert_eq!(server.trust().phase, Phase::Stable, "it is not begun again");
+}
+
 #[tokio::test]
 async fn of_two_leaders_one_decides() {
     let server = Server::default();
@@ -203,7 +296,7 @@ async fn of_two_leaders_one_decides() {
     let trust = server.trust();
     server.establish().await.unwrap();
     assert_eq!(server.trust(), trust);
-    assert_eq!(server.current().fresh().await.unwrap().authority.id(), trust.signer);
+    assert_eq!(server.current().fresh().await.unwrap().signer().unwrap().id(), trust.signer);
 }
 
 #[tokio::test]
@@ -226,14 +319,19 @@ async fn a_lost_key_is_followed_by_a_root_that_joins() {
     let before = server.trust();
     server.remove(&format!("{SECRETS}/{}", RootSecrets::name(before.signer)));
     let held = server.current();
-    assert!(matches!(held.fresh().await, Err(Stale::Secret(_))));
+    let keyless = held.fresh().await.unwrap();
+    assert!(matches!(keyless.signer(), Err(Stale::NoKey(lost)) if lost == before.signer));
     server.establish().await.unwrap();
     let after = server.trust();
-    let states: Vec<_> = after.roots.iter().map(|root| (root.id, root.state)).collect();
-    assert_eq!(states, [(before.signer, RootState::Draining), (after.signer, RootState::Active)]);
-    assert_eq!((after.epoch, after.phase), (before.epoch + 1, Phase::Signing));
+    let [old, next] = &after.roots[..] else { panic!("{:?}", after.roots) };
+    assert_eq!((old.id, old.state, next.state), (before.signer, RootState::Active, RootState::Staged));
+    assert_eq!(
+        (after.signer, after.phase),
+        (before.signer, Phase::Staged),
+        "it signs when all proxies trust it"
+    );
+    assert!(after.epoch > before.epoch);
     assert_eq!(after.trusted().count(), 2, "nobody stops being trusted");
-    assert_eq!(held.fresh().await.unwrap().authority.id(), after.signer);
 }
 
 #[tokio::test]
@@ -278,7 +376,7 @@ async fn somebody_elses_authority_signs() {
     server.establish().await.unwrap();
     assert_eq!(server.trust().signer, first.id());
     let held = server.current().fresh().await.unwrap();
-    assert_eq!((held.authority.id(), held.leaf_lifetime), (first.id(), Duration::from_hours(1)));
+    assert_eq!((held.signer().unwrap().id(), held.leaf_lifetime), (first.id(), Duration::from_hours(1)));
     server.put(&format!("{SECRETS}/mesh-ca"), tls(&second));
     let refused = server.establish().await.unwrap_err();
     assert!(refused.contains("under another root"), "{refused}");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{check::CheckArgs, explain::ExplainArgs};
+use crate::{check::CheckArgs, explain::ExplainArgs, trust::TrustCommand};
 
 /// See and explain what the Byrnie service mesh does.
 #[derive(Debug, Parser)]
@@ -48,6 +48,9 @@ pub(crate) enum Command {
           byrnie explain --from-plaintext --to shop/pod/payments-0:8080"
     )]
     Explain(ExplainArgs),
+    /// The mesh's roots: see them, rotate them, put one out of force
+    #[command(subcommand)]
+    Trust(TrustCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Examples:\n  \
         source <(byrnie completion bash)\n  \
@@ -91,6 +94,9 @@ mod tests {
             "byrnie explain --from a/b --to a/c",
             "byrnie explain --from-plaintext --to a/pod/c:1 --tcp --kubeconfig f",
             "byrnie explain --from a/b --to a/c:http --method POST --path /x --host h --header a=b --header c=d -o json",
+            "byrnie trust status -o json",
+            "byrnie trust rotate --wait --context x",
+            "byrnie trust compromised 0123abcd",
             "byrnie completion zsh",
         ] {
             assert!(parse(line).is_ok(), "{line}");
@@ -104,6 +110,8 @@ mod tests {
             ("byrnie explain --from b --to a/c", ErrorKind::ValueValidation),
             ("byrnie explain --from a/b --to c", ErrorKind::ValueValidation),
             ("byrnie explain --from a/b --to a/c --method G()T", ErrorKind::ValueValidation),
+            ("byrnie trust", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+            ("byrnie trust compromised xyz", ErrorKind::ValueValidation),
             ("byrnie completion tcsh", ErrorKind::InvalidValue),
         ] {
             let error = parse(line).unwrap_err();
@@ -118,7 +126,9 @@ mod tests {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Args::command(), "byrnie", &mut script);
             let script = String::from_utf8(script).unwrap();
-            for word in ["explain", "from-plaintext", "check", "system-namespace", "completion"] {
+            for word in
+                ["explain", "from-plaintext", "check", "system-namespace", "trust", "rotate", "completion"]
+            {
                 assert!(script.contains(word), "{shell}: {word}");
             }
         }

@@ -5,6 +5,7 @@ mod args;
 mod check;
 mod explain;
 mod output;
+mod trust;
 
 use std::{error::Error, process::ExitCode, time::Duration};
 
@@ -41,6 +42,7 @@ async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Check(check) => check::run(&client(&args.cluster).await?, &check).await,
         Command::Explain(explain) => explain::run(&client(&args.cluster).await?, &explain).await,
+        Command::Trust(trust) => trust::run(&client(&args.cluster).await?, &trust).await,
     }
 }
 

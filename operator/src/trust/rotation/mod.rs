@@ -241,7 +241,9 @@ impl Rotation<'_> {
             return None;
         }
         if let Some(next) = self.state.staged() {
-            return Some(Decision::Write(self.without(|root| root.id == next.id)));
+            // not where the key that signs is lost: the next one is all there is
+            let back = self.can_sign(self.state.signer);
+            return back.then(|| Decision::Write(self.without(|root| root.id == next.id)));
         }
         let first = self.state.roots.iter().find(|root| root.state != RootState::Tainted)?;
         let back = first.id != self.state.signer && self.can_sign(first.id);

@@ -189,6 +189,12 @@ fn a_rotation_is_taken_back_by_the_way_it_came() {
     let mut case = signing(1);
     case.wishes.abort = true;
     assert_eq!(case.writes(), (Phase::Signing, A, vec![A, B]));
+    let mut lost = staged(1);
+    lost.wishes.abort = true;
+    lost.keys.remove(0);
+    assert_eq!(lost.waits().0, "WaitingForTime", "there is no way back to a root without a key");
+    lost.now = noon() + Duration::from_secs(61);
+    assert_eq!(lost.writes(), (Phase::Signing, B, vec![A, B]));
 }
 
 #[test]

@@ -108,7 +108,7 @@ func testSignals(t *testing.T, c commands) {
 		}
 	}
 	for _, wrong := range [][]string{{"kube-schedule", "KILL"}, {"kube-scheduler", "HUGE"}, {"--node", "3", "kubelet", "KILL"}} {
-		if out, err := c.try(append([]string{"signal"}, wrong...)...); err == nil {
+		if out, err := c.try("signal", wrong...); err == nil {
 			t.Errorf("signal %v was accepted: %s", wrong, out)
 		}
 	}

@@ -42,6 +42,12 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
     }
 }
 
+/// One more line of a text.
+pub(crate) fn line(out: &mut String, text: &str) {
+    out.push_str(text);
+    out.push('\n');
+}
+
 /// For programs.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(value)? + "\n")

@@ -190,7 +190,7 @@ pub enum Phase {
     Staged,
     /// The next root signs; certificates of the old one are still in use.
     Signing,
-    /// No proxy shows a certificate of the old root any more; the old root stays until the last of them has expired.
+    /// No proxy shows a certificate of the old root any more; it goes when no connection stands on it.
     Draining,
 }
 

@@ -1,9 +1,7 @@
 //! Findings for people: by area, in columns, with what to do below.
 
-use std::fmt::Write;
-
 use super::finding::{Finding, Report, State};
-use crate::output::{bad, bold, count, dim, doubtful, good};
+use crate::output::{bad, bold, count, dim, doubtful, good, line};
 
 /// One long name must not push all others' details away.
 const WIDEST: usize = 44;
@@ -62,8 +60,4 @@ fn summary(findings: &[Finding]) -> String {
             also(warnings, "with a warning")
         )),
     }
-}
-
-fn line(out: &mut String, text: &str) {
-    writeln!(out, "{text}").expect("a String takes everything");
 }

@@ -1,11 +1,9 @@
 //! The answer for people: verdict first, then why, then which pods.
 
-use std::fmt::Write;
-
 use serde_json::Value;
 
 use super::answer::{Backend, Considered, Explanation, From, Group, Rule, Target, Verdict};
-use crate::output::{bad, bold, dim, doubtful, good};
+use crate::output::{bad, bold, dim, doubtful, good, line};
 
 /// So many rules that do not match are shown as they were written; of more, where they do not match.
 const WRITTEN_OUT: usize = 3;
@@ -203,8 +201,4 @@ fn pods(pods: &[String]) -> String {
     let more = if pods.len() > NAMED { format!(" and {} more", pods.len() - NAMED) } else { String::new() };
     let word = if pods.len() == 1 { "pod" } else { "pods" };
     format!("{word} {named}{more}")
-}
-
-fn line(out: &mut String, text: &str) {
-    writeln!(out, "{text}").expect("a String takes everything");
 }

@@ -1,7 +1,5 @@
 //! MeshTrust for people and for programs.
 
-use std::fmt::Write;
-
 use anyhow::{anyhow, bail};
 use byrnie_crds::{
     MeshTrust,
@@ -12,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
 
-use crate::output::{bad, bold, dim, doubtful, good};
+use crate::output::{bad, bold, dim, doubtful, good, line};
 
 /// As much of an id as tells roots apart.
 const SHORT: usize = 16;
@@ -156,8 +154,4 @@ fn span(time: jiff::SignedDuration) -> String {
         7200..=172_799 => format!("{} h", seconds / 3600),
         _ => format!("{} days", seconds / 86_400),
     }
-}
-
-fn line(out: &mut String, text: &str) {
-    writeln!(out, "{text}").expect("a String takes everything");
 }

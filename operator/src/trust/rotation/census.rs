@@ -68,26 +68,29 @@ pub enum Lacks {
 impl Census {
     /// All that lack something. A live pod that is not connected lacks everything.
     pub(super) fn laggards(&self, lacking: impl Fn(&Holds) -> Option<Lacks>) -> Vec<Laggard> {
-        let lacks = |proxy: &Proxy| match &proxy.holds {
-            _ if !proxy.connected => Some(Lacks::Connection),
-            None => Some(Lacks::Report),
-            Some(holds) => lacking(holds),
-        };
-        let laggard = |proxy: &Proxy| Some(Laggard { name: proxy.name.clone(), lacks: lacks(proxy)? });
-        self.proxies.iter().filter_map(laggard).collect()
+        self.proxies.iter().filter_map(|proxy| proxy.laggard(&lacking)).collect()
     }
 
     /// The same without those that have been silent for long.
     pub(super) fn laggards_heard(&self, lacking: impl Fn(&Holds) -> Option<Lacks>) -> Vec<Laggard> {
-        let silent = |name: &str| self.proxies.iter().any(|proxy| proxy.silent && proxy.name == name);
-        let mut laggards = self.laggards(lacking);
-        laggards.retain(|laggard| laggard.lacks != Lacks::Connection || !silent(&laggard.name));
-        laggards
+        let heard = self.proxies.iter().filter(|proxy| proxy.connected || !proxy.silent);
+        heard.filter_map(|proxy| proxy.laggard(&lacking)).collect()
     }
 
     /// What the connected ones say.
     pub(super) fn told(&self) -> impl Iterator<Item = &Holds> {
         self.proxies.iter().filter(|proxy| proxy.connected).filter_map(|proxy| proxy.holds.as_ref())
+    }
+}
+
+impl Proxy {
+    fn laggard(&self, lacking: impl Fn(&Holds) -> Option<Lacks>) -> Option<Laggard> {
+        let lacks = match &self.holds {
+            _ if !self.connected => Some(Lacks::Connection),
+            None => Some(Lacks::Report),
+            Some(holds) => lacking(holds),
+        };
+        Some(Laggard { name: self.name.clone(), lacks: lacks? })
     }
 }
 

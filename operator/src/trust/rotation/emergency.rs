@@ -28,8 +28,9 @@ impl Rotation<'_> {
         if bad.is_empty() {
             return None;
         }
-        let has_key = |id| self.seen.keys.iter().any(|key| key.root.id == id);
-        if let Some(next) = self.state.staged().filter(|next| bad.contains(&next.id) || !has_key(next.id)) {
+        if let Some(next) =
+            self.state.staged().filter(|next| bad.contains(&next.id) || !self.has_key(next.id))
+        {
             // Nobody has a certificate of it.
             return Some(Decision::Write(self.without(|root| root.id == next.id)));
         }

@@ -260,11 +260,10 @@ impl Rotation<'_> {
         if !self.guards.has(Guard::Keys) {
             return None;
         }
-        let has_key = |id| self.seen.keys.iter().any(|key| key.root.id == id);
-        if let Some(next) = self.state.staged().filter(|next| !has_key(next.id)) {
+        if let Some(next) = self.state.staged().filter(|next| !self.has_key(next.id)) {
             return Some(Decision::Write(self.without(|root| root.id == next.id)));
         }
-        if has_key(self.state.signer) {
+        if self.has_key(self.state.signer) {
             return None;
         }
         if let Some(before) = self.state.draining().find(|root| self.can_sign(root.id)) {
@@ -273,6 +272,10 @@ impl Rotation<'_> {
         let Some(next) = self.state.staged() else { return Some(self.stage()) };
         let overdue = self.age(self.state.since) >= KEYLESS;
         overdue.then(|| Decision::Write(self.signing(next.id)))
+    }
+
+    fn has_key(&self, id: AuthorityId) -> bool {
+        self.seen.keys.iter().any(|key| key.root.id == id)
     }
 
     fn can_sign(&self, id: AuthorityId) -> bool {

@@ -71,16 +71,6 @@ pub struct Words {
 }
 
 impl Outlook {
-    /// When to look again although nothing has happened.
-    pub fn until(&self) -> Option<SystemTime> {
-        match self {
-            Self::Stable { next } => Some(*next),
-            Self::Waiting { until, .. } => *until,
-            Self::Emergency { until, .. } => Some(*until),
-            Self::Suspended(_) | Self::Restored { .. } => None,
-        }
-    }
-
     /// In words, as of `now`.
     pub fn words(&self, now: SystemTime) -> Words {
         let (rotating, reason, message) = match self {

@@ -47,6 +47,7 @@ func TestTwoClustersSideBySide(t *testing.T) {
 		}
 	})
 	t.Run("signals", func(t *testing.T) { testSignals(t, pair) })
+	t.Run("snapshot", func(t *testing.T) { testSnapshot(t, pair) })
 	t.Run("down", func(t *testing.T) {
 		pair.run(t, "down")
 		// whoever crashes must not be harder to remove than whoever ends well; and must not have been hurt by the other
@@ -111,6 +112,35 @@ func testSignals(t *testing.T, c commands) {
 		if out, err := c.try("signal", wrong...); err == nil {
 			t.Errorf("signal %v was accepted: %s", wrong, out)
 		}
+	}
+}
+
+// testSnapshot puts etcd back: what was made since is gone, what was there before is back, and the controllers go on from there.
+func testSnapshot(t *testing.T, c commands) {
+	file := filepath.Join(t.TempDir(), "snapshot")
+	c.kubectl(t, "create", "configmap", "before")
+	c.run(t, "snapshot", file)
+	c.kubectl(t, "delete", "configmap", "before")
+	c.kubectl(t, "create", "configmap", "after")
+	c.run(t, "restore", file)
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		names, err := c.tryKubectl(t, "get", "configmaps", "-o", "name")
+		if err == nil && strings.Contains(names, "/before") && !strings.Contains(names, "/after") {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("after restoring there are %v\n%s", err, names)
+		}
+	}
+	c.kubectl(t, "create", "namespace", "new")
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		if _, err := c.tryKubectl(t, "get", "serviceaccount", "default", "-n", "new"); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("after restoring, no controller works: %v", err)
+		}
+	}
+	if out, err := c.try("restore", file+".missing"); err == nil {
+		t.Errorf("a missing snapshot was accepted: %s", out)
 	}
 }
 
@@ -183,14 +213,23 @@ func (c commands) run(t *testing.T, command string, args ...string) string {
 // kubectl runs on the host: the API server is to be reached from there.
 func (c commands) kubectl(t *testing.T, args ...string) string {
 	t.Helper()
+	out, err := c.tryKubectl(t, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func (c commands) tryKubectl(t *testing.T, args ...string) (string, error) {
+	t.Helper()
 	kubeconfig := strings.TrimSpace(c.run(t, "kubeconfig"))
 	cmd := exec.Command(c.program, append([]string{"kubectl", "--kubeconfig", kubeconfig}, args...)...)
 	var out, messages bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &messages
 	if err := cmd.Run(); err != nil {
-		t.Fatalf("kubectl %s: %v\n%s%s", strings.Join(args, " "), err, out.String(), messages.String())
+		return "", fmt.Errorf("kubectl %s: %w\n%s%s", strings.Join(args, " "), err, out.String(), messages.String())
 	}
-	return out.String()
+	return out.String(), nil
 }
 
 func (c commands) describe(t *testing.T) layout.Cluster {

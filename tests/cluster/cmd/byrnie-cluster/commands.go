@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -45,7 +46,7 @@ func newCommand() *cobra.Command {
 	p := &place{}
 	root.PersistentFlags().StringVar(&p.name, "name", "byrnie", "the cluster's name")
 	root.PersistentFlags().StringVar(&p.base, "dir", "", "where clusters keep their files (default "+layout.DefaultBase()+")")
-	root.AddCommand(upCommand(p), downCommand(p), statusCommand(p), loadCommand(p), kubeconfigCommand(p), execCommand(p), signalCommand(p), imageCommand(), nodeCommand())
+	root.AddCommand(upCommand(p), downCommand(p), statusCommand(p), loadCommand(p), kubeconfigCommand(p), execCommand(p), signalCommand(p), snapshotCommand(p), restoreCommand(p), imageCommand(), nodeCommand())
 	return root
 }
 
@@ -158,6 +159,36 @@ func signalCommand(p *place) *cobra.Command {
 	}
 	cmd.Flags().IntVar(&index, "node", 1, "which node")
 	return cmd
+}
+
+func snapshotCommand(p *place) *cobra.Command {
+	return &cobra.Command{
+		Use: "snapshot FILE", Short: "Write what etcd has into a file", Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, err := p.load()
+			if err != nil {
+				return err
+			}
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			return cluster.Exec(c, 1, []string{self, snapshotComponent, args[0]})
+		},
+	}
+}
+
+func restoreCommand(p *place) *cobra.Command {
+	return &cobra.Command{
+		Use: "restore FILE", Short: "Put etcd back to a snapshot, while everything runs", Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, err := p.load()
+			if err != nil {
+				return err
+			}
+			return cluster.Restore(c, args[0])
+		},
+	}
 }
 
 func imageCommand() *cobra.Command {

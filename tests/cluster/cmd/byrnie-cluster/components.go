@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+
+	"byrnie.dev/cluster/internal/cluster"
 
 	"github.com/coredns/coredns/coremain"
 	"github.com/spf13/cobra"
@@ -48,6 +51,17 @@ var components = map[string]func(){
 	"kubectl":                 kubernetes(kubectl.NewDefaultKubectlCommand),
 	"coredns":                 coremain.Run,
 	"helm":                    runHelm,
+	snapshotComponent:         saveSnapshot,
+}
+
+// snapshotComponent is the part of `byrnie-cluster snapshot` that runs in the node's network.
+const snapshotComponent = "etcd-snapshot"
+
+func saveSnapshot() {
+	if err := cluster.SaveSnapshot(context.Background(), os.Args[1]); err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
 }
 
 func kubernetes(newCommand func() *cobra.Command) func() {

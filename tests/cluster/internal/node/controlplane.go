@@ -2,25 +2,33 @@ package node
 
 import (
 	"fmt"
+	"path/filepath"
 
 	"byrnie.dev/cluster/internal/layout"
 )
 
-const etcdURL = "http://127.0.0.1:2379"
+const (
+	// EtcdURL and EtcdPeerURL are etcd's, in node 1.
+	EtcdURL     = "http://127.0.0.1:2379"
+	EtcdPeerURL = "http://127.0.0.1:2380"
+	etcdData    = "/var/lib/etcd"
+)
+
+// EtcdData is etcd's data directory, as the host sees it.
+func EtcdData(c layout.Cluster) string { return filepath.Join(c.NodeDir(1), etcdData) }
 
 // etcd keeps nothing safe: a cluster for tests does not outlive its machine.
 func etcd() command {
-	const peers = "http://127.0.0.1:2380"
 	return command{name: "etcd", args: []string{
-		"--name=node1", "--data-dir=/var/lib/etcd", "--unsafe-no-fsync", "--log-level=warn",
-		"--listen-client-urls=" + etcdURL, "--advertise-client-urls=" + etcdURL,
-		"--listen-peer-urls=" + peers, "--initial-advertise-peer-urls=" + peers, "--initial-cluster=node1=" + peers,
+		"--name=node1", "--data-dir=" + etcdData, "--unsafe-no-fsync", "--log-level=warn",
+		"--listen-client-urls=" + EtcdURL, "--advertise-client-urls=" + EtcdURL,
+		"--listen-peer-urls=" + EtcdPeerURL, "--initial-advertise-peer-urls=" + EtcdPeerURL, "--initial-cluster=node1=" + EtcdPeerURL,
 	}}
 }
 
 func apiServer(c layout.Cluster) command {
 	return command{name: "kube-apiserver", args: []string{
-		"--etcd-servers=" + etcdURL,
+		"--etcd-servers=" + EtcdURL,
 		"--advertise-address=" + c.NodeAddress(1).String(),
 		fmt.Sprintf("--secure-port=%d", layout.APIPort),
 		"--tls-cert-file=" + c.Credential("apiserver.crt"),

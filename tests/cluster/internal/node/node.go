@@ -70,7 +70,7 @@ type node struct {
 
 func (n *node) startControlPlane() error {
 	go n.processes.keep(etcd())
-	if err := await("etcd", func() error { return get(http.DefaultClient, etcdURL+"/readyz") }); err != nil {
+	if err := await("etcd", func() error { return get(http.DefaultClient, EtcdURL+"/readyz") }); err != nil {
 		return err
 	}
 	go n.processes.keep(apiServer(n.cluster))

@@ -87,10 +87,14 @@ test-go: cluster-binary apps-binary ## Run the Go tests of the cluster and the a
 test-e2e: prerequisites images ## Run the end-to-end tests on a real cluster (or on $KUBECONFIG)
 	$(STEP) "end-to-end tests" tests/tools/e2e
 
+.PHONY: previous
+previous: binaries ## Build the release before this one, for tests of upgrades
+	$(STEP) "the release before" tests/tools/previous
+
 .PHONY: chaos chaos-full
 chaos: prerequisites images ## Break the mesh under load, in ten minutes; prints a table, fails on a loss
 	$(STEP) "chaos tests" tests/tools/e2e ./chaos
-chaos-full: prerequisites images ## The same in two hours, with everything
+chaos-full: prerequisites images previous ## The same in two hours, with everything
 	$(STEP) "all chaos tests" env CHAOS=full tests/tools/e2e ./chaos
 
 .PHONY: lint

@@ -75,9 +75,16 @@ func TestChaos(t *testing.T) {
 		{"control plane away", false, s.outage},
 		{"API server stopped, then killed", false, s.apiServer},
 		{"webhook away", false, s.webhook},
+		{"etcd restored to phase Stable", true, s.restored("Stable")},
+		{"etcd restored to phase Staged", true, s.restored("Staged")},
+		{"etcd restored to phase Signing", true, s.restored("Signing")},
+		{"etcd restored to phase Draining", true, s.restored("Draining")},
 		{"replicas restarted", false, s.restarts},
+		{"replicas restarted that exit at SIGTERM", false, s.abruptRestarts},
 		{"a proxy killed every 5 s", false, s.kills},
 		{"jobs complete", false, s.jobs},
+		{"upgraded from the release before, and back", true, s.upgrades},
+		{"node drained", false, s.drain},
 	} {
 		if disturbance.onlyFull && s.scale != full {
 			continue
@@ -103,8 +110,12 @@ func TestChaos(t *testing.T) {
 
 // needs says what somebody else's cluster lacks for a disturbance.
 func (s *suite) needs(name string) string {
-	if strings.HasPrefix(name, "API server") && s.Settings.ClusterName == "" {
-		return "only a cluster of byrnie-cluster lets its API server be stopped"
+	insides := strings.HasPrefix(name, "API server") || strings.HasPrefix(name, "etcd")
+	if insides && s.Settings.ClusterName == "" {
+		return "only a cluster of byrnie-cluster lets its API server be stopped and its etcd be restored"
+	}
+	if strings.HasPrefix(name, "upgraded") && s.Settings.Previous == "" {
+		return "BYRNIE_PREVIOUS_CHART is not set: `make previous` builds the release before"
 	}
 	return ""
 }

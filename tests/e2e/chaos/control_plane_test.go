@@ -76,7 +76,7 @@ func (s *suite) twoLeaders(t *testing.T) string {
 	s.watch.Signal(t, *first, operatorsOwn, "CONT")
 	s.rotated(t, before)
 	space.Eventually(recoveryLimit, "both are well", s.Installed)
-	return going.stop()
+	return going.stop().String()
 }
 
 // outage takes operator and injector away for long: what is known goes on.
@@ -180,7 +180,7 @@ func (s *suite) webhook(t *testing.T) string {
 	if pods := meshed.Ready(harness.App{Name: "app"}); !harness.Injected(&pods[0]) {
 		t.Error("the pod has no sidecar")
 	}
-	return going.stop()
+	return going.stop().String()
 }
 
 // restartRollout is what `kubectl rollout restart` does.

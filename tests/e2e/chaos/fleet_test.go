@@ -69,26 +69,37 @@ func (s *suite) traffic(t *testing.T) *traffic {
 	return going
 }
 
-// stop ends it; the test fails unless every request came back well. It answers how many did, in words.
-func (going *traffic) stop() string {
-	going.t.Helper()
-	requests, failed := going.count()
-	if failed > 0 || requests == 0 {
-		going.t.Errorf("%d of %d requests failed", failed, requests)
-	}
-	return fmt.Sprintf("%d of %d requests failed", failed, requests)
+// tally is what became of requests.
+type tally struct{ requests, failed int64 }
+
+func (sum tally) String() string {
+	return fmt.Sprintf("%d of %d requests failed", sum.failed, sum.requests)
 }
 
-func (going *traffic) count() (requests, failed int64) {
+func (sum tally) plus(other tally) tally {
+	return tally{sum.requests + other.requests, sum.failed + other.failed}
+}
+
+// stop ends it; the test fails unless every request came back well.
+func (going *traffic) stop() tally {
+	going.t.Helper()
+	sum := going.count()
+	if sum.failed > 0 || sum.requests == 0 {
+		going.t.Error(sum)
+	}
+	return sum
+}
+
+func (going *traffic) count() (sum tally) {
 	going.t.Helper()
 	for i, run := range going.runs {
 		report := run.Stop()
-		requests, failed = requests+report.Requests, failed+report.Failed()
+		sum = sum.plus(tally{report.Requests, report.Failed()})
 		if report.Failed() > 0 || report.OK == 0 {
 			kind := going.kinds[i%len(going.kinds)]
 			going.t.Logf("%s %s %s: %d of %d failed: %+v %v %v", kind.Kind, kind.Target, kind.Call,
 				report.Failed(), report.Requests, report.Statuses, report.Errors, report.Groups["reason"])
 		}
 	}
-	return requests, failed
+	return sum
 }

@@ -3,38 +3,94 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
 	"byrnie.dev/apps/load"
 	"byrnie.dev/e2e/harness"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // restarts replaces all replicas of a server again and again, while it is called.
 func (s *suite) restarts(t *testing.T) string {
-	space := s.Space(t, "restarts", harness.Meshed)
 	server := harness.App{Name: "server", Replicas: int32(s.replicas)}
-	client := harness.Client("client")
-	client.Replicas = 3
-	space.Deploy(server, client)
-	space.Ready(server)
-	clients := space.Ready(client)
-	kinds := []load.Options{
+	return s.restartsOf(t, server, s.scale.restarts, []load.Options{
 		{Kind: load.HTTP, Target: "http://server:8080/", Connections: 8},
 		{Kind: load.HTTP, Target: "http://server:8080/", Connections: 2, H2C: true, Streams: 8},
 		{Kind: load.GRPC, Target: "server:9090", Connections: 2, Streams: 8, Call: "unary"},
+	})
+}
+
+// abruptRestarts: the server exits at SIGTERM without a look at what it is doing. What it held is sent again where
+// that is safe, so only what may be repeated is asked for.
+func (s *suite) abruptRestarts(t *testing.T) string {
+	server := harness.App{Name: "server", Replicas: int32(s.replicas), Args: []string{"echo", "--grace", "0s"}}
+	return s.restartsOf(t, server, max(1, s.scale.restarts/4), []load.Options{
+		{Kind: load.HTTP, Target: "http://server:8080/", Connections: 8},
+		{Kind: load.HTTP, Target: "http://server:8081/", Connections: 2, Reconnect: true},
+		{Kind: load.HTTP, Target: "http://server:8080/", Connections: 2, H2C: true, Streams: 8},
+	})
+}
+
+func (s *suite) restartsOf(t *testing.T, server harness.App, times int, kinds []load.Options) string {
+	t.Helper()
+	space := s.Space(t, "restarts", harness.Meshed)
+	space.Deploy(server)
+	space.Ready(server)
+	going := s.calling(t, space, kinds, nil)
+	for range times {
+		s.restartRollout(t, space, server.Name)
 	}
+	return fmt.Sprintf("%d restarts of %d replicas; %s", times, s.replicas, going.stop())
+}
+
+// calling begins calls of a space's server, each kind from a client of its own.
+func (s *suite) calling(t *testing.T, space *harness.Space, kinds []load.Options, change func(*corev1.PodSpec)) *traffic {
+	t.Helper()
+	client := harness.Client("client")
+	client.Replicas, client.Change = int32(len(kinds)), change
+	space.Deploy(client)
+	clients := space.Ready(client)
 	going := &traffic{t: t, kinds: kinds}
 	for i, options := range kinds {
-		options.Rate, options.Duration, options.GroupBy = s.rate/3, load.Duration(30*time.Minute), []string{"reason"}
+		options.Rate, options.Duration, options.GroupBy = s.rate/float64(len(kinds)), load.Duration(30*time.Minute), []string{"reason"}
 		going.runs = append(going.runs, space.In(clients[i]).Start(options))
 	}
 	time.Sleep(time.Second)
-	for range s.scale.restarts {
-		s.restartRollout(t, space, server.Name)
+	return going
+}
+
+// drain empties a node of all its pods, those of the control plane too, as before maintenance, and takes it back.
+func (s *suite) drain(t *testing.T) string {
+	nodes := s.Nodes(t)
+	if len(nodes) < 2 {
+		t.Skip("there is only one node")
 	}
-	return fmt.Sprintf("%d restarts of %d replicas; %s", s.scale.restarts, s.replicas, going.stop())
+	stays, drained := nodes[0], nodes[1]
+	space := s.Space(t, "drain", harness.Meshed)
+	server := harness.App{Name: "server", Replicas: int32(s.replicas)}
+	space.Deploy(server)
+	space.Ready(server)
+	going := s.calling(t, space, calls[:5], func(spec *corev1.PodSpec) { spec.NodeName = stays })
+	s.kubectl(t, "drain", drained, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=5m")
+	space.Ready(server)
+	s.kubectl(t, "uncordon", drained)
+	space.Eventually(recoveryLimit, "the control plane is well", s.Installed)
+	s.restartRollout(t, space, server.Name)
+	return going.stop().String()
+}
+
+func (s *suite) kubectl(t *testing.T, args ...string) {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), s.Settings.ClusterBin, append([]string{"kubectl"}, args...)...)
+	command.Env = append(os.Environ(), "KUBECONFIG="+s.Settings.Kubeconfig)
+	if out, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
 }
 
 // kills ends one proxy every five seconds. Connections through it break; nobody else's do.

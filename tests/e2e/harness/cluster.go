@@ -41,6 +41,7 @@ type Settings struct {
 	Version     string // BYRNIE_VERSION: of all images
 	Build       string // BYRNIE_BUILD: where what was built is
 	Chart       string // BYRNIE_CHART
+	Previous    string // BYRNIE_PREVIOUS_CHART: of the release before, whose images the cluster has; or nothing
 }
 
 // ReadSettings reads them.
@@ -52,6 +53,7 @@ func ReadSettings() (Settings, error) {
 	settings := Settings{
 		Kubeconfig: os.Getenv("KUBECONFIG"), ClusterBin: os.Getenv("BYRNIE_CLUSTER_BIN"), ClusterName: os.Getenv("BYRNIE_CLUSTER_NAME"),
 		Registry: envOr("BYRNIE_REGISTRY", "docker.io"), Version: os.Getenv("BYRNIE_VERSION"), Build: os.Getenv("BYRNIE_BUILD"), Chart: chart,
+		Previous: os.Getenv("BYRNIE_PREVIOUS_CHART"),
 	}
 	if settings.Kubeconfig == "" {
 		return settings, errors.New("KUBECONFIG is not set: run these tests by `make test-e2e`, which starts a cluster")

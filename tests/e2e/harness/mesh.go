@@ -76,7 +76,12 @@ func (c *Cluster) Helm(ctx context.Context, args ...string) error {
 
 // Install installs or upgrades the mesh, with values such as "proxy.log=debug".
 func (c *Cluster) Install(ctx context.Context, values ...string) error {
-	args := []string{"upgrade", "--install", "byrnie", c.Settings.Chart, "-n", SystemNamespace, "--create-namespace", "--wait", "--timeout", "3m",
+	return c.InstallChart(ctx, c.Settings.Chart, values...)
+}
+
+// InstallChart does so with a chart of another release.
+func (c *Cluster) InstallChart(ctx context.Context, chart string, values ...string) error {
+	args := []string{"upgrade", "--install", "byrnie", chart, "-n", SystemNamespace, "--create-namespace", "--wait", "--timeout", "3m",
 		"--set", "image.registry=" + c.Settings.Registry}
 	for _, value := range values {
 		args = append(args, "--set", value)

@@ -17,7 +17,7 @@ use crate::{
     metrics::Direction,
     state::Shared,
     stream::{Prefixed, Stream, Vigilance},
-    worker::until,
+    worker::{Worker, until},
 };
 
 /// A pod in the same cluster answers a SYN within this time or not at all.
@@ -69,7 +69,8 @@ pub enum DialError {
 }
 
 /// Opens a connection to an endpoint.
-pub async fn dial(shared: &Shared, endpoint: &Endpoint, alpn: Alpn) -> Result<Dialled, DialError> {
+pub async fn dial(worker: &Worker, endpoint: &Endpoint, alpn: Alpn) -> Result<Dialled, DialError> {
+    let shared = &worker.shared;
     let tcp = connect(shared, endpoint.address).await?;
     let (tcp, vigilance) = Prefixed::vigilant(tcp);
     let Some(expected) =
@@ -80,8 +81,9 @@ pub async fn dial(shared: &Shared, endpoint: &Endpoint, alpn: Alpn) -> Result<Di
     // boxed: requests on open connections need no room for a handshake
     match Box::pin(shared.identity.connect(tcp, expected, alpn)).await {
         Ok(connected) => {
-            let expires = Some(until(connected.not_after));
-            Ok(Dialled { stream: Stream::mesh(connected.stream), expires, vigilance })
+            let expires = until(connected.not_after);
+            let tie = worker.tie(expires, connected.standing);
+            Ok(Dialled { stream: Stream::tied(connected.stream, tie), expires: Some(expires), vigilance })
         }
         Err(source) => {
             shared.metrics.handshake_failed(Direction::Outbound, source.reason());

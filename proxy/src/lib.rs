@@ -46,6 +46,7 @@ pub mod standalone;
 pub mod standing;
 pub mod state;
 pub mod stream;
+pub mod tie;
 pub mod upgrade;
 pub mod worker;
 

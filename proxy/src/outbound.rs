@@ -203,7 +203,7 @@ impl Opaque {
             let Some(member) = balancer.pick(&tried) else { break };
             let endpoint = member.pool.endpoint();
             let pending = member.begin();
-            match dial(&self.worker.shared, endpoint, Alpn::Tcp).await {
+            match dial(&self.worker, endpoint, Alpn::Tcp).await {
                 Ok(dialled) => {
                     pending.answered(false);
                     passage.set_endpoint(metrics, endpoint.address);

@@ -20,7 +20,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::TlsStream;
+use tokio_rustls::{TlsStream, client};
+
+use crate::tie::Tie;
 
 /// TCP whose first bytes have been read already; they are read again before the rest.
 #[derive(Debug)]
@@ -28,6 +30,7 @@ pub struct Prefixed {
     prefix: Bytes,
     tcp: TcpStream,
     vigil: Option<Vigil>,
+    tie: Option<Arc<Tie>>,
 }
 
 /// Whether a connection is given up when its peer acknowledges nothing for [`UNACKNOWLEDGED`].
@@ -58,7 +61,7 @@ pub enum Stream {
 impl Prefixed {
     /// Puts bytes back in front of a stream.
     pub fn new(prefix: Bytes, tcp: TcpStream) -> Self {
-        Self { prefix, tcp, vigil: None }
+        Self { prefix, tcp, vigil: None, tie: None }
     }
 
     /// A connection of our own making, with a switch for its vigilance, which is off.
@@ -68,8 +71,13 @@ impl Prefixed {
         (Self { vigil, ..Self::from(tcp) }, wanted)
     }
 
-    /// Before bytes leave. One load, unless something changed.
-    fn watch(&mut self) {
+    /// An error when the certificates that the connection stands on are good no more.
+    fn holds(&self) -> io::Result<()> {
+        self.tie.as_ref().map_or(Ok(()), |tie| tie.holds())
+    }
+
+    /// Before bytes leave. Two loads, unless something changed.
+    fn watch(&mut self) -> io::Result<()> {
         if let Some(vigil) = &mut self.vigil {
             let wanted = vigil.wanted.0.load(Ordering::Relaxed);
             if wanted != vigil.set {
@@ -79,6 +87,7 @@ impl Prefixed {
                 let _ = SockRef::from(&self.tcp).set_tcp_user_timeout(limit.or(Some(Duration::ZERO)));
             }
         }
+        self.holds()
     }
 
     /// The socket.
@@ -106,6 +115,12 @@ impl Stream {
         Self::Mesh(Box::new(tls.into()))
     }
 
+    /// Within the mesh, for as long as the certificates are trusted that it stands on.
+    pub fn tied(mut tls: client::TlsStream<Prefixed>, tie: Arc<Tie>) -> Self {
+        tls.get_mut().0.tie = Some(tie);
+        Self::mesh(tls)
+    }
+
     /// The socket.
     pub fn tcp(&self) -> &TcpStream {
         match self {
@@ -122,7 +137,12 @@ impl AsyncRead for Prefixed {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() {
-            return Pin::new(&mut self.tcp).poll_read(cx, buf);
+            self.holds()?;
+            let polled = Pin::new(&mut self.tcp).poll_read(cx, buf);
+            return match (&self.tie, &polled) {
+                (Some(tie), Poll::Pending) => tie.wait(cx),
+                _ => polled,
+            };
         }
         let length = self.prefix.len().min(buf.remaining());
         buf.put_slice(&self.prefix[..length]);
@@ -136,7 +156,7 @@ impl AsyncRead for Prefixed {
 
 impl AsyncWrite for Prefixed {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.watch();
+        self.watch()?;
         Pin::new(&mut self.tcp).poll_write(cx, buf)
     }
 
@@ -145,7 +165,7 @@ impl AsyncWrite for Prefixed {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.watch();
+        self.watch()?;
         Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
     }
 

@@ -37,6 +37,7 @@ use crate::{
     outbound,
     quota::Quota,
     state::{MAX_SLOTS, Shared},
+    tie::Tie,
 };
 
 /// How often limits, idle connections and changes of policy and identity are looked at.
@@ -79,6 +80,7 @@ pub struct Worker {
     destinations: RefCell<HashMap<SocketAddr, Rc<Destination>>>,
     apps: RefCell<HashMap<SocketAddr, Rc<App>>>,
     connections: RefCell<Vec<Weak<Activity>>>,
+    ties: RefCell<Vec<std::sync::Weak<Tie>>>,
 }
 
 /// Binds the listeners, once per worker, and starts the threads, which run until the process ends.
@@ -184,6 +186,7 @@ impl Worker {
             destinations: RefCell::default(),
             apps: RefCell::default(),
             connections: RefCell::default(),
+            ties: RefCell::default(),
         })
     }
 
@@ -216,6 +219,14 @@ impl Worker {
         activity.reconsider(&self.shared.identity);
         self.connections.borrow_mut().push(Rc::downgrade(&activity));
         activity
+    }
+
+    /// Binds a connection of our own making to its certificates.
+    pub fn tie(&self, expires: Instant, standing: Standing) -> Arc<Tie> {
+        let tie = Arc::new(Tie::new(expires.into_std(), self.shared.standings.count(standing)));
+        tie.reconsider(&self.shared.identity);
+        self.ties.borrow_mut().push(Arc::downgrade(&tie));
+        tie
     }
 
     /// Whether the log shall have a line about what ended for this reason, or well, with what policies said about it.
@@ -292,6 +303,14 @@ impl Worker {
                     connection.reconsider(&self.shared.identity);
                 }
                 connection.check();
+                true
+            });
+            self.ties.borrow_mut().retain(|tie| {
+                let Some(tie) = tie.upgrade() else { return false };
+                if reconsider {
+                    tie.reconsider(&self.shared.identity);
+                }
+                tie.check(self.clock.get());
                 true
             });
             self.destinations.borrow_mut().retain(|_, d| d.sweep(self, UNUSED) || Rc::strong_count(d) > 1);

@@ -109,8 +109,7 @@ impl Pool {
     async fn open_http1(&self, worker: &Rc<Worker>) -> Result<Http1, Cause> {
         self.http1_open.set(self.http1_open.get() + 1);
         let slot = Slot { open: self.http1_open.clone(), freed: self.freed.clone() };
-        let dialled =
-            dial(&worker.shared, &self.endpoint, Alpn::Http1).await.map_err(|e| Cause::Dial(Rc::new(e)))?;
+        let dialled = dial(worker, &self.endpoint, Alpn::Http1).await.map_err(|e| Cause::Dial(Rc::new(e)))?;
         let life = Life::new(worker, &dialled);
         let opened = self.count(worker, "http1");
         let (stream, short) = Sips::new(dialled.stream);

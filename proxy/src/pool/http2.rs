@@ -124,7 +124,7 @@ impl Pool {
     }
 
     async fn open_http2(&self, worker: &Rc<Worker>) -> Result<Http2, DialError> {
-        let dialled = dial(&worker.shared, &self.endpoint, Alpn::Http2).await?;
+        let dialled = dial(worker, &self.endpoint, Alpn::Http2).await?;
         let life = Life::new(worker, &dialled);
         // whoever speaks HTTP/2 reads on while streams stall
         dialled.vigilance.set(true);

@@ -1,6 +1,6 @@
 //! What becomes of open connections when certificates and roots change.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use byrnie_model::Protocol;
 use tokio::{
@@ -154,15 +154,40 @@ async fn a_rotation_of_the_root_costs_no_request() {
     }
 }
 
-#[tokio::test]
-async fn connections_end_with_their_roots() {
-    let app = played(|mut tcp| async move {
+/// A server that sends back what it gets, without HTTP.
+async fn bytes_back() -> SocketAddr {
+    played(|mut tcp| async move {
         let mut byte = [0; 1];
         while tcp.read(&mut byte).await.is_ok_and(|read| read > 0) {
             let _ = tcp.write_all(&byte).await;
         }
-    });
-    let mesh = Mesh::speaking(app.await, Protocol::Opaque);
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_caller_cuts_what_stands_on_a_root_that_it_trusts_no_more() {
+    let mesh = Mesh::speaking(bytes_back().await, Protocol::Opaque);
+    let rotation = Rotation::new(&mesh);
+    let mut tcp = mesh.connect().await;
+    tcp.write_all(b"x").await.unwrap();
+    assert_eq!(timeout(LIMIT, tcp.read(&mut [0; 1])).await.unwrap().unwrap(), 1);
+    let caller = &mesh.client.shared;
+    assert_eq!(caller.standings.besides(None).len(), 1);
+    // the server goes on to trust the old root, as one would whose key was stolen
+    rotation.trust_both().await;
+    caller.identity.install_bundle(bundle(2, &[&rotation.next])).unwrap();
+    let ended = timeout(LIMIT, tcp.read(&mut [0; 1])).await.unwrap();
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    within(LIMIT, "the connection is counted", async || {
+        caller.standings.besides(None).is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connections_end_with_their_roots() {
+    let mesh = Mesh::speaking(bytes_back().await, Protocol::Opaque);
     let rotation = Rotation::new(&mesh);
     let mut tcp = mesh.connect().await;
     let echoed = async |tcp: &mut tokio::net::TcpStream| {

@@ -50,8 +50,15 @@ impl Leader {
 
         let stores = replicas.stores.clone();
         let census = fleet::census(discovery.clone(), stores.clone());
-        let establish =
-            Establish::new(client.clone(), secrets, trust_domain, census, fence.clone(), metrics.clone());
+        let establish = Establish::new(
+            client.clone(),
+            secrets,
+            trust_domain,
+            census,
+            trust.clone(),
+            fence.clone(),
+            metrics.clone(),
+        );
         let outlook = establish.outlook();
         let establish = Arc::new(establish);
         spawn(tasks, "establish", &fence, move || {

@@ -6,6 +6,7 @@
 
 use std::{
     convert::Infallible,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -23,6 +24,7 @@ use tracing::{info, warn};
 
 use super::{
     Authority, AuthorityError, MeshTrustError, Root, TrustState,
+    current::Trusted,
     fleet::TakeCensus,
     root_secret::{RootSecrets, SecretError},
     rotation::{self, Decision, Outlook, Seen, Wishes},
@@ -45,6 +47,7 @@ pub struct Establish {
     secrets: RootSecrets,
     domain: TrustDomain,
     census: TakeCensus,
+    trust: watch::Receiver<Option<Arc<Trusted>>>,
     outlook: watch::Sender<Option<Outlook>>,
     fence: Fence,
     metrics: Metrics,
@@ -74,17 +77,18 @@ pub enum EstablishError {
 }
 
 impl Establish {
-    /// `domain` is used only where there is no MeshTrust yet.
+    /// `domain` is used only where there is no MeshTrust yet; `trust` is what this replica has read of it.
     pub fn new(
         client: Client,
         secrets: RootSecrets,
         domain: TrustDomain,
         census: TakeCensus,
+        trust: watch::Receiver<Option<Arc<Trusted>>>,
         fence: Fence,
         metrics: Metrics,
     ) -> Self {
         let (api, outlook) = (Api::all(client), watch::Sender::new(None));
-        Self { api, secrets, domain, census, outlook, fence, metrics }
+        Self { api, secrets, domain, census, trust, outlook, fence, metrics }
     }
 
     /// What the rotation of a root of our own waits for.
@@ -137,7 +141,9 @@ impl Establish {
         let wishes = wishes(plan);
         let keys = self.secrets.keys(plan.trust_domain.as_str()).await?;
         let (census, now) = ((self.census)(), SystemTime::now());
-        let seen = Seen { state, wishes: &wishes, keys: &keys, census: &census, now };
+        let held = self.trust.borrow().clone();
+        let remembered = held.as_deref().map(|trusted| &trusted.state);
+        let seen = Seen { state, wishes: &wishes, keys: &keys, census: &census, remembered, now };
         match rotation::step(&seen) {
             Decision::MakeKey => self.make_key(plan).await?,
             Decision::Write(next) => self.write(object, &next).await?,

@@ -16,6 +16,7 @@ use http_body_util::BodyExt;
 use kube::{Client, client::Body};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::{
     Authority, TrustState,
@@ -91,10 +92,19 @@ impl Server {
         let domain = "cluster.local".parse().unwrap();
         let server = self.clone();
         let census = Box::new(move || Census { complete: true, proxies: server.obedient() });
-        Establish::new(client, secrets, domain, census, Fence::open_for(Duration::from_hours(1)), metrics)
-            .once()
-            .await
-            .map_err(|e| e.to_string())
+        let (_, trust) = watch::channel(None);
+        Establish::new(
+            client,
+            secrets,
+            domain,
+            census,
+            trust,
+            Fence::open_for(Duration::from_hours(1)),
+            metrics,
+        )
+        .once()
+        .await
+        .map_err(|e| e.to_string())
     }
 
     /// Two proxies that have done already what MeshTrust says.

@@ -60,6 +60,8 @@ pub struct Seen<'a> {
     pub keys: &'a [Key],
     /// The proxies.
     pub census: &'a Census,
+    /// The latest status that this replica has read itself, which is later than `state` where an older one was restored.
+    pub remembered: Option<&'a TrustState>,
     /// The time.
     pub now: SystemTime,
 }

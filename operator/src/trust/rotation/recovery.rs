@@ -1,10 +1,11 @@
-//! An older state was restored: proxies know of a later epoch than MeshTrust does.
+//! An older state was restored: proxies, or this replica, know of a later epoch than MeshTrust does.
 //!
 //! Until everything that was on its way has arrived and every proxy has said what it has, nothing changes; and where
-//! most proxies say so, nothing is signed. (One alone could stop the mesh with a word that is not true.) Then MeshTrust
+//! most proxies say so, or we know it, nothing is signed. (One alone could stop the mesh with a word that is not true.) Then MeshTrust
 //! is made what the fleet proves: everybody must trust the root that signs from now on, and every root
 //! whose certificate anybody shows must be one of ours. To add a root is always safe, but what proxies merely claim to
-//! trust is not added: MeshTrust and the keys in our own Secrets are the only witnesses.
+//! trust is not added: MeshTrust, now or as we remember it, and the keys in our own Secrets are the only witnesses. A
+//! root whose key was lost with the restore goes on for as long as another one needs to take its place.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +22,7 @@ impl Rotation<'_> {
     /// What to do about a restored state that most proxies know of.
     pub(super) fn recover_most(&self) -> Option<Decision> {
         let ahead = self.seen.census.told().filter(|it| it.epoch > self.state.epoch).count();
-        let most = 2 * ahead > self.seen.census.told().count();
+        let most = 2 * ahead > self.seen.census.told().count() || self.remembered().is_some();
         let frozen = self.state.restored.is_some_and(|restored| restored.frozen);
         if most || frozen { self.recovered(true) } else { None }
     }
@@ -32,7 +33,8 @@ impl Rotation<'_> {
     }
 
     fn recovered(&self, frozen: bool) -> Option<Decision> {
-        let newest = self.seen.census.told().map(|it| it.epoch).max().unwrap_or(0);
+        let told = self.seen.census.told().map(|it| it.epoch);
+        let newest = told.chain(self.remembered().map(|state| state.epoch)).max().unwrap_or(0);
         if newest <= self.state.epoch && self.state.restored.is_none() || !self.guards.has(Guard::Recovery) {
             return None;
         }
@@ -65,16 +67,23 @@ impl Rotation<'_> {
         }
     }
 
+    /// What this replica knows better than MeshTrust.
+    fn remembered(&self) -> Option<&TrustState> {
+        self.seen.remembered.filter(|state| state.epoch > self.state.epoch)
+    }
+
     /// The state that goes with what every proxy has.
     fn proven(&self, newest: u64) -> Result<TrustState, String> {
         let all: Vec<&Holds> = self.seen.census.told().collect();
-        if all.is_empty() {
+        if all.is_empty() && self.remembered().is_none() {
             // nobody shows anything any more
             return Ok(TrustState { restored: None, ..self.changed() });
         }
         let mut ours: BTreeMap<AuthorityId, &Root> =
             self.seen.keys.iter().map(|key| (key.root.id, &key.root)).collect();
         ours.extend(self.state.roots.iter().map(|root| (root.id, root)));
+        // what went before the restore does not come back with it
+        ours.extend(self.remembered().iter().flat_map(|state| &state.roots).map(|root| (root.id, root)));
         ours.retain(|_, root| root.state != RootState::Tainted);
 
         let shown: BTreeSet<AuthorityId> = all.iter().filter_map(|it| it.issuer).collect();
@@ -91,7 +100,9 @@ impl Rotation<'_> {
         let candidates =
             std::iter::once(self.state.signer).chain(self.seen.keys.iter().map(|key| key.root.id));
         let signs = candidates.filter(|id| ours.contains_key(id) && self.can_sign(*id)).find(trusted_by_all);
-        let Some(signer) = signs else {
+        // without its key it signs nothing, but is what the next one can begin from
+        let keyless = self.remembered().map(|state| state.signer).filter(|id| ours.contains_key(id));
+        let Some(signer) = signs.or(keyless.filter(trusted_by_all)) else {
             return Err("there is no root with a key that all proxies trust".into());
         };
         let stays = |id: &AuthorityId| {
@@ -99,7 +110,7 @@ impl Rotation<'_> {
         };
         let mut state = TrustState { restored: None, ..self.changed() };
         for root in &mut state.roots {
-            root.state = if stays(&root.id) && root.state != RootState::Tainted {
+            root.state = if stays(&root.id) && ours.contains_key(&root.id) {
                 RootState::Draining
             } else {
                 RootState::Tainted

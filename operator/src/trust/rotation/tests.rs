@@ -21,6 +21,7 @@ struct Case {
     wishes: Wishes,
     keys: Vec<Key>,
     census: Census,
+    remembered: Option<TrustState>,
     now: SystemTime,
 }
 
@@ -69,6 +70,7 @@ fn case(phase: Phase, roots: &[(AuthorityId, RootState)], signer: AuthorityId, s
             roots,
             signer,
         },
+        remembered: None,
         now: noon() + Duration::from_secs(seconds),
     }
 }
@@ -79,8 +81,8 @@ impl Case {
     }
 
     fn step(&self) -> Decision {
-        let Self { state, wishes, keys, census, now } = self;
-        step(&Seen { state: Some(state), wishes, keys, census, now: *now })
+        let Self { state, wishes, keys, census, remembered, now } = self;
+        step(&Seen { state: Some(state), wishes, keys, census, remembered: remembered.as_ref(), now: *now })
     }
 
     /// Phase, signer and what is still trusted of the state that is written.
@@ -244,6 +246,47 @@ fn a_restored_state_is_brought_in_line_and_no_key_goes_meanwhile() {
     case.keys.pop();
     let (_, message) = case.waits();
     assert!(message.contains("restart shop/web, shop/pay: they show certificates"), "{message}");
+}
+
+#[test]
+fn a_root_whose_key_was_lost_with_a_restore_gives_way_to_another() {
+    let mut case = stable();
+    let gone = case.state.clone();
+    let now = [root(A, RootState::Tainted), root(B, RootState::Active)].to_vec();
+    case.remembered = Some(TrustState { epoch: 9, signer: B, roots: now, ..gone });
+    for proxy in &mut case.census.proxies {
+        let holds = proxy.holds.as_mut().unwrap();
+        (holds.epoch, holds.issuer, holds.trusts) = (9, Some(B), [B].into());
+    }
+    let Decision::Write(frozen) = case.step() else { panic!("it is noticed") };
+    assert!(frozen.restored.is_some_and(|restored| restored.frozen));
+    case.state = frozen;
+    case.now += Duration::from_secs(61);
+    assert_eq!(case.writes(), (Phase::Stable, B, vec![B]));
+    let Decision::Write(proven) = case.step() else { unreachable!() };
+    assert_eq!(proven.root(A).map(|root| root.state), Some(RootState::Tainted), "it does not come back");
+    (case.state, case.remembered) = (proven, None);
+    for proxy in &mut case.census.proxies {
+        proxy.holds.as_mut().unwrap().epoch = case.state.epoch;
+    }
+    assert_eq!(case.step(), Decision::MakeKey);
+    let c = AuthorityId([3; 32]);
+    case.keys.push(Key { root: root(c, RootState::Staged), made: case.now });
+    assert_eq!(case.writes(), (Phase::Staged, B, vec![B, c]));
+}
+
+#[test]
+fn a_restore_is_noticed_also_where_only_this_replica_knows_better() {
+    let mut case = stable();
+    case.census.proxies.clear();
+    case.remembered = Some(TrustState {
+        epoch: 9,
+        roots: vec![root(B, RootState::Active)],
+        signer: B,
+        ..case.state.clone()
+    });
+    let Decision::Write(frozen) = case.step() else { panic!("it is noticed") };
+    assert!(frozen.restored.is_some_and(|restored| restored.frozen));
 }
 
 #[test]

@@ -315,7 +315,14 @@ impl World {
         let key = |number| Key { root: root(number, RootState::Staged), made: now };
         let keys: Vec<Key> = members(self.keys).map(key).collect();
         let census = self.census();
-        let seen = Seen { state: Some(&state), wishes: &wishes, keys: &keys, census: &census, now };
+        let seen = Seen {
+            state: Some(&state),
+            wishes: &wishes,
+            keys: &keys,
+            census: &census,
+            remembered: None,
+            now,
+        };
         match guarded(&seen, self.guards) {
             Decision::MakeKey if usize::from(self.made) < ROOTS => Some(Intent::Make),
             Decision::Write(state) => Some(Intent::Write(Store::read(&state))),

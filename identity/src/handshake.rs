@@ -21,7 +21,9 @@ pub enum Alpn {
     Http2,
     /// HTTP/1.1.
     Http1,
-    /// Bytes.
+    /// Bytes, of which the server's first says whether its application has taken the connection.
+    ConfirmedTcp,
+    /// Bytes; for peers that do not know the former.
     Tcp,
 }
 
@@ -54,7 +56,7 @@ pub struct Accepted<IO> {
 pub struct Connected<IO> {
     /// The connection; not a byte has been written to it.
     pub stream: client::TlsStream<IO>,
-    /// What is spoken, as asked for.
+    /// What is spoken, as asked for or as good.
     pub alpn: Alpn,
     /// The earlier end of both certificates: the connection must not outlive it.
     pub not_after: SystemTime,
@@ -104,14 +106,25 @@ pub enum HandshakeError {
 
 impl Alpn {
     /// All of them, the preferred first.
-    pub const ALL: [Self; 3] = [Self::Http2, Self::Http1, Self::Tcp];
+    pub const ALL: [Self; 4] = [Self::Http2, Self::Http1, Self::ConfirmedTcp, Self::Tcp];
 
     /// The name on the wire.
     pub const fn as_bytes(self) -> &'static [u8] {
         match self {
             Self::Http2 => b"byrnie/1+h2",
             Self::Http1 => b"byrnie/1+http/1.1",
+            Self::ConfirmedTcp => b"byrnie/2+tcp",
             Self::Tcp => b"byrnie/1+tcp",
+        }
+    }
+
+    /// What a caller offers that wants this: also what is as good to it.
+    pub(crate) const fn offers(self) -> &'static [Self] {
+        match self {
+            Self::Http2 => &[Self::Http2],
+            Self::Http1 => &[Self::Http1],
+            Self::ConfirmedTcp => &[Self::ConfirmedTcp, Self::Tcp],
+            Self::Tcp => &[Self::Tcp],
         }
     }
 

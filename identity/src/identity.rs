@@ -184,7 +184,7 @@ impl Identity {
     /// Opens a mesh connection to exactly this peer: mutual TLS, within [`HANDSHAKE_LIMIT`].
     ///
     /// The expected id is compared here, after the handshake, rather than in a verifier of its own per connection: the
-    /// three configurations stay shared, and nothing is lost, because the stream is not handed out (and so not a byte
+    /// configurations stay shared, and nothing is lost, because the stream is not handed out (and so not a byte
     /// of the application written) before the comparison. What a wrong peer of the same mesh does see is our
     /// certificate, which it may see anyway whenever we call it.
     pub async fn connect<IO>(
@@ -210,11 +210,12 @@ impl Identity {
             let fault = CertificateFault::OtherPeer { expected: expected.clone(), found: peer.id };
             return Err(HandshakeError::Certificate(side, fault));
         }
-        if handshake::alpn(&side, connection.alpn_protocol())? != alpn {
+        let spoken = handshake::alpn(&side, connection.alpn_protocol())?;
+        if !alpn.offers().contains(&spoken) {
             return Err(HandshakeError::Alpn(side));
         }
         let standing = Standing { own: mine.root, peer: root };
-        Ok(Connected { alpn, not_after: peer.not_after.min(mine.not_after), standing, stream })
+        Ok(Connected { alpn: spoken, not_after: peer.not_after.min(mine.not_after), standing, stream })
     }
 
     /// A configuration for the control plane's own servers: mutual TLS. Ask again for each connection, since it does
@@ -254,8 +255,10 @@ impl Identity {
         let verifier = Arc::new(PeerVerifier::any(anchors.clone()));
         let names = Alpn::ALL.map(Alpn::as_bytes);
         let server = tls::server(Some(verifier.clone()), &leaf.certified, &names, &self.0.clock);
-        let clients =
-            names.map(|name| tls::client(verifier.clone(), Some(&leaf.certified), &[name], &self.0.clock));
+        let clients = Alpn::ALL.map(|alpn| {
+            let names: Vec<&[u8]> = alpn.offers().iter().map(|alpn| alpn.as_bytes()).collect();
+            tls::client(verifier.clone(), Some(&leaf.certified), &names, &self.0.clock)
+        });
         Own { leaf, root, anchors: anchors.clone(), server, clients }
     }
 
@@ -293,10 +296,11 @@ impl Own {
     }
 
     fn client(&self, alpn: Alpn) -> &Arc<ClientConfig> {
-        let [http2, http1, tcp] = &self.clients;
+        let [http2, http1, confirmed_tcp, tcp] = &self.clients;
         match alpn {
             Alpn::Http2 => http2,
             Alpn::Http1 => http1,
+            Alpn::ConfirmedTcp => confirmed_tcp,
             Alpn::Tcp => tcp,
         }
     }

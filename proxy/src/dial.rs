@@ -9,6 +9,7 @@ use byrnie_model::{Endpoint, SpiffeId};
 use socket2::{SockRef, TcpKeepalive};
 use thiserror::Error;
 use tokio::{
+    io::AsyncReadExt,
     net::TcpStream,
     time::{Instant, timeout},
 };
@@ -22,6 +23,12 @@ use crate::{
 
 /// A pod in the same cluster answers a SYN within this time or not at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// And its proxy says within this time what became of the connection.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(3);
+/// The server's first byte: its application has taken the connection.
+pub const TAKEN: u8 = 0;
+/// The server's first byte: it must not.
+pub const DENIED: u8 = 1;
 
 /// An open connection.
 #[derive(Debug)]
@@ -63,6 +70,12 @@ pub enum DialError {
         #[source]
         source: HandshakeError,
     },
+    /// The application behind the endpoint takes no connection.
+    #[error("the application on {0} took no connection; does its container listen on that port?")]
+    NotTaken(SocketAddr),
+    /// The endpoint's policy does not let us in.
+    #[error("the policy of {0} does not allow this connection")]
+    Denied(SocketAddr),
     /// The connection would come back to this very proxy.
     #[error("{0} is this proxy's own listener")]
     Loop(SocketAddr),
@@ -83,12 +96,26 @@ pub async fn dial(worker: &Worker, endpoint: &Endpoint, alpn: Alpn) -> Result<Di
         Ok(connected) => {
             let expires = until(connected.not_after);
             let tie = worker.tie(expires, connected.standing);
-            Ok(Dialled { stream: Stream::tied(connected.stream, tie), expires: Some(expires), vigilance })
+            let mut stream = Stream::tied(connected.stream, tie);
+            if connected.alpn == Alpn::ConfirmedTcp {
+                confirm(&mut stream, endpoint.address).await?;
+            }
+            Ok(Dialled { stream, expires: Some(expires), vigilance })
         }
         Err(source) => {
             shared.metrics.handshake_failed(Direction::Outbound, source.reason());
             Err(DialError::Handshake { address: endpoint.address, expected: expected.clone(), source })
         }
+    }
+}
+
+/// Waits until the endpoint's application has taken the connection: until then another one can be tried.
+async fn confirm(stream: &mut Stream, address: SocketAddr) -> Result<(), DialError> {
+    match timeout(CONFIRM_LIMIT, stream.read_u8()).await {
+        Ok(Ok(TAKEN)) => Ok(()),
+        Ok(Ok(_)) => Err(DialError::Denied(address)),
+        Ok(Err(_)) => Err(DialError::NotTaken(address)),
+        Err(_) => Err(DialError::Timeout(address)),
     }
 }
 
@@ -140,6 +167,8 @@ impl DialError {
             Self::Connect { .. } => "connect",
             Self::Timeout(_) => "timeout",
             Self::Handshake { .. } => "handshake",
+            Self::NotTaken(_) => "not-taken",
+            Self::Denied(_) => "denied",
             Self::Loop(_) => "loop",
         }
     }

@@ -15,6 +15,7 @@ use byrnie_model::{self as model, Endpoint, MtlsMode, Protocol, SpiffeId, Timeou
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::{
+    io::AsyncWriteExt,
     net::TcpStream,
     time::{Instant, timeout},
 };
@@ -146,13 +147,14 @@ async fn accept_mesh(worker: Rc<Worker>, arrived: Arrived) {
     };
     let Shown { peer, alpn, not_after, standing } = accepted;
     let expires = Some(until(not_after).into_std());
-    let ends = Ends { expires, ..ends(alpn != Alpn::Tcp) };
+    let ends = Ends { expires, ..ends(matches!(alpn, Alpn::Http1 | Alpn::Http2)) };
     let activity = worker.watch_over_peer(ends, standing, arriving);
     let caller = Caller { worker, stream, client, destination, peer: Some(peer), activity };
     match alpn {
         Alpn::Http1 => caller.http1("mtls-http1").await,
         Alpn::Http2 => caller.http2("mtls-http2").await,
-        Alpn::Tcp => caller.opaque("mtls-tcp").await,
+        Alpn::ConfirmedTcp => caller.opaque("mtls-tcp", true).await,
+        Alpn::Tcp => caller.opaque("mtls-tcp", false).await,
     }
 }
 
@@ -201,7 +203,7 @@ async fn accept_plaintext(worker: Rc<Worker>, mut arrived: Arrived) {
     match spoken {
         Spoken::Http1 => caller.http1("plain-http1").await,
         Spoken::Http2 => caller.http2("plain-http2").await,
-        Spoken::Tls | Spoken::Opaque => caller.opaque("plain-tcp").await,
+        Spoken::Tls | Spoken::Opaque => caller.opaque("plain-tcp", false).await,
     }
 }
 
@@ -229,7 +231,8 @@ impl Caller {
         (self.stream, Rc::new(Inbound { front, peer: self.peer, client_id, app }))
     }
 
-    async fn opaque(mut self, kind: &'static str) {
+    /// A caller that wants it `confirmed` is told whether the application has taken the connection.
+    async fn opaque(mut self, kind: &'static str, confirmed: bool) {
         let worker = self.worker.clone();
         let app = worker.app(self.destination);
         let _open = worker.shared.metrics.connection(Direction::Inbound, kind, self.peer.as_ref());
@@ -246,6 +249,9 @@ impl Caller {
             return dial::reset(self.stream.tcp());
         };
         if !authorize::connection(&workload, self.destination.port(), self.peer.as_ref(), &mut passage) {
+            if confirmed && self.say(dial::DENIED).await.is_ok() {
+                return;
+            }
             return dial::reset(self.stream.tcp());
         }
         let mut server = match dial::connect(&worker.shared, self.destination).await {
@@ -256,6 +262,9 @@ impl Caller {
                 return dial::reset(self.stream.tcp());
             }
         };
+        if confirmed && let Err(error) = self.say(dial::TAKEN).await {
+            return tracing::debug!(%error, client = %self.client, "a caller went before it was served");
+        }
         let (port, peer) = (self.destination.port(), self.peer.as_ref());
         tokio::select! {
             ended = copy(&mut self.stream, &mut server, &meter, None) => match ended {
@@ -267,6 +276,13 @@ impl Caller {
         }
         dial::reset(self.stream.tcp());
         dial::reset(&server);
+    }
+}
+
+impl Caller {
+    async fn say(&mut self, word: u8) -> std::io::Result<()> {
+        self.stream.write_u8(word).await?;
+        self.stream.flush().await
     }
 }
 

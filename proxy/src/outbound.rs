@@ -203,7 +203,7 @@ impl Opaque {
             let Some(member) = balancer.pick(&tried) else { break };
             let endpoint = member.pool.endpoint();
             let pending = member.begin();
-            match dial(&self.worker, endpoint, Alpn::Tcp).await {
+            match dial(&self.worker, endpoint, Alpn::ConfirmedTcp).await {
                 Ok(dialled) => {
                     pending.answered(false);
                     passage.set_endpoint(metrics, endpoint.address);
@@ -211,9 +211,12 @@ impl Opaque {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "an endpoint took no connection");
-                    member.failed();
+                    if !matches!(error, DialError::Denied(_)) {
+                        member.failed();
+                    }
                     reason = match error {
                         DialError::Handshake { .. } => reject::HANDSHAKE_FAILED.reason,
+                        DialError::Denied(_) => return Err("denied"),
                         _ => reject::CONNECT_FAILED.reason,
                     };
                 }

@@ -8,7 +8,8 @@ use crate::{body::ProxyBody, http1_guard::Violation};
 
 /// Says in one kebab-case word why a proxy answered itself.
 pub const REASON: HeaderName = HeaderName::from_static("byrnie-reason");
-/// Between proxies: `safe` when the request reached no application.
+/// Between proxies: `safe` when the request reached no application, `idempotent` when one may have seen it and did not
+/// begin to answer.
 pub const RETRY: HeaderName = HeaderName::from_static("byrnie-retry");
 
 /// An answer of our own.
@@ -20,16 +21,21 @@ pub struct Reject {
     pub reason: &'static str,
     /// For people.
     pub text: &'static str,
-    /// Whether no application has seen the request.
-    pub undelivered: bool,
+    /// What a peer is told about sending the request again.
+    pub retry: Option<&'static str>,
 }
 
+/// No application has seen the request.
+pub const UNDELIVERED: &str = "safe";
+/// One may have seen it, and did not begin to answer.
+pub const UNANSWERED: &str = "idempotent";
+
 const fn reject(status: StatusCode, reason: &'static str, text: &'static str) -> Reject {
-    Reject { status, reason, text, undelivered: false }
+    Reject { status, reason, text, retry: None }
 }
 
 const fn undelivered(status: StatusCode, reason: &'static str, text: &'static str) -> Reject {
-    Reject { status, reason, text, undelivered: true }
+    Reject { status, reason, text, retry: Some(UNDELIVERED) }
 }
 
 const BAD: StatusCode = StatusCode::BAD_REQUEST;
@@ -83,8 +89,10 @@ pub const REQUEST_TIMEOUT: Reject =
 pub const DENIED: &str = "the caller is not allowed to make this request";
 pub const APP_REFUSED: Reject =
     undelivered(UNAVAILABLE, "app-refused", "the application does not take connections");
-pub const APP_RESET: Reject =
-    reject(GATEWAY, "app-reset", "the application ended the connection before it answered");
+pub const APP_RESET: Reject = Reject {
+    retry: Some(UNANSWERED),
+    ..reject(GATEWAY, "app-reset", "the application ended the connection before it answered")
+};
 pub const POLICY_UNKNOWN: Reject = undelivered(
     UNAVAILABLE,
     "policy-unknown",
@@ -128,11 +136,11 @@ impl Reject {
         response
     }
 
-    /// The answer to a peer. What reached no application says so to the caller's proxy.
+    /// The answer to a peer, which tells the caller's proxy whether the request may go to another endpoint.
     pub fn to_peer(self) -> Response<ProxyBody> {
         let mut response = self.to_app();
-        if self.undelivered {
-            response.headers_mut().insert(RETRY, HeaderValue::from_static("safe"));
+        if let Some(word) = self.retry {
+            response.headers_mut().insert(RETRY, HeaderValue::from_static(word));
         }
         response
     }

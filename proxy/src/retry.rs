@@ -138,15 +138,26 @@ pub async fn send(
         };
         again_because = Some(match sent {
             Ok((response, lease)) => {
-                let undelivered = is_undelivered(&response);
-                pending.answered(undelivered || is_failure(&response));
-                let last = tried.len() + 1 == MAX_TRIES || !template.is_replayable();
-                if !undelivered || last || balancer.pick(&with(&tried, &member)).is_none() {
+                let word = retry_word(&response);
+                pending.answered(word.is_some() || is_failure(&response));
+                let last = tried.len() + 1 == MAX_TRIES || balancer.pick(&with(&tried, &member)).is_none();
+                let may = match word {
+                    _ if last => false,
+                    Some(reject::UNDELIVERED) => template.is_replayable(),
+                    Some(_) => template.is_idempotent() && budget.withdraw(),
+                    None => false,
+                };
+                let Some(word) = word.filter(|_| may) else {
                     template.release();
                     return Ok(Answer { response, lease, pending });
+                };
+                if word == reject::UNDELIVERED {
+                    failure = reject::CONNECT_FAILED;
+                    "undelivered"
+                } else {
+                    failure = reject::RESET;
+                    "unanswered"
                 }
-                failure = reject::CONNECT_FAILED;
-                "undelivered"
             }
             Err(error) => {
                 tracing::debug!(endpoint = %member.pool.endpoint().address, error = %error.cause, "a request was not answered");
@@ -185,10 +196,14 @@ fn with(tried: &[Rc<Member>], member: &Rc<Member>) -> Vec<Rc<Member>> {
     tried.iter().chain([member]).cloned().collect()
 }
 
-/// The peer's proxy says that its application has not seen the request.
-fn is_undelivered(response: &Response<Incoming>) -> bool {
-    response.status() == StatusCode::SERVICE_UNAVAILABLE
-        && response.headers().get(reject::RETRY).is_some_and(|v| v.as_bytes() == b"safe")
+/// What the peer's proxy says about sending the request again.
+fn retry_word(response: &Response<Incoming>) -> Option<&'static str> {
+    let word = response.headers().get(reject::RETRY)?.as_bytes();
+    let known = |status, known: &'static str| {
+        (response.status() == status && word == known.as_bytes()).then_some(known)
+    };
+    known(StatusCode::SERVICE_UNAVAILABLE, reject::UNDELIVERED)
+        .or_else(|| known(StatusCode::BAD_GATEWAY, reject::UNANSWERED))
 }
 
 /// What should send the next requests elsewhere.

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     apps::{echo, played, raw, read_all, read_until, within},
-    rig::{LIMIT, Mesh, meshed, one_service},
+    rig::{LIMIT, Mesh, Proxy, free_port, meshed, one_service},
 };
 
 /// Reads to the end, then answers with the number of bytes.
@@ -39,6 +39,24 @@ async fn bytes_and_half_closes_pass() {
     .await;
     let peer = r#"kind="mtls-tcp",peer="spiffe://cluster.local/ns/shop/sa/web"} 1"#;
     assert!(mesh.server.metrics().contains(peer));
+}
+
+#[tokio::test]
+async fn a_connection_that_no_application_took_goes_elsewhere() {
+    let mesh = Mesh::speaking(counter().await, Protocol::Opaque);
+    // this proxy's application has closed its listener already
+    let leaving = Proxy::start(mesh.authority.identity("api"), free_port(), mesh.service);
+    let endpoints = vec![meshed(mesh.server.inbound, "api"), meshed(leaving.inbound, "api")];
+    mesh.route(one_service(Protocol::Opaque, endpoints));
+    for _ in 0..20 {
+        let mut tcp = mesh.connect().await;
+        tcp.write_all(b"seven..").await.unwrap();
+        tcp.shutdown().await.unwrap();
+        assert_eq!(read_all(&mut tcp).await, "7 bytes");
+    }
+    mesh.route(one_service(Protocol::Opaque, vec![meshed(leaving.inbound, "api")]));
+    let ended = timeout(LIMIT, mesh.connect().await.read(&mut [0; 1])).await.unwrap();
+    assert!(ended.is_err(), "{ended:?}");
 }
 
 #[tokio::test]

@@ -103,6 +103,35 @@ async fn a_request_that_no_application_saw_goes_elsewhere_with_its_body() {
     assert!(!answer.contains("byrnie-retry"), "{answer}");
 }
 
+#[tokio::test]
+async fn a_request_that_an_application_dropped_goes_elsewhere_if_it_may_be_repeated() {
+    let mesh = Mesh::new(echo().await);
+    let dropping = played(|mut tcp| async move {
+        let _ = read_until(&mut tcp, "\r\n\r\n").await;
+        byrnie_proxy::dial::reset(&tcp);
+    });
+    let dropping = Proxy::start(mesh.authority.identity("api"), dropping.await, mesh.service);
+    let endpoints = vec![meshed(mesh.server.inbound, "api"), meshed(dropping.inbound, "api")];
+    mesh.route(one_service(Protocol::Detect, endpoints));
+    for _ in 0..30 {
+        let answer = get(mesh.client.outbound, "/", "").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    let metrics = mesh.client.metrics();
+    assert!(
+        metrics.contains(r#"byrnie_retries_total{destination="shop/api:80",reason="unanswered"}"#),
+        "{metrics}"
+    );
+    mesh.route(one_service(Protocol::Detect, vec![meshed(dropping.inbound, "api")]));
+    let post = raw(
+        mesh.client.outbound,
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
+    assert!(post.starts_with("HTTP/1.1 502 ") && post.contains("byrnie-reason: app-reset"), "{post}");
+    assert!(!post.contains("byrnie-retry"), "{post}");
+}
+
 /// An application that closes each connection after one answer, without saying so, at once or a little later.
 async fn closing(later: Duration) -> std::net::SocketAddr {
     played(move |mut tcp| async move {

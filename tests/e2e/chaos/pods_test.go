@@ -25,14 +25,13 @@ func (s *suite) restarts(t *testing.T) string {
 	})
 }
 
-// abruptRestarts: the server exits at SIGTERM without a look at what it is doing. What it held is sent again where
-// that is safe, so only what may be repeated is asked for.
+// abruptRestarts: the server exits at SIGTERM without a look at what it is doing. What it had not begun to answer is sent
+// again where that is safe. So only what may be repeated is asked for, and what is answered in one piece.
 func (s *suite) abruptRestarts(t *testing.T) string {
 	server := harness.App{Name: "server", Replicas: int32(s.replicas), Args: []string{"echo", "--grace", "0s"}}
 	return s.restartsOf(t, server, max(1, s.scale.restarts/4), []load.Options{
 		{Kind: load.HTTP, Target: "http://server:8080/", Connections: 8},
 		{Kind: load.HTTP, Target: "http://server:8081/", Connections: 2, Reconnect: true},
-		{Kind: load.HTTP, Target: "http://server:8080/", Connections: 2, H2C: true, Streams: 8},
 	})
 }
 

@@ -45,7 +45,20 @@ func (s *suite) helm(t *testing.T, chart string) {
 	if err := s.InstallChart(harness.WithinMinutes(t, 4), chart); err != nil {
 		t.Fatal(err)
 	}
-	if err := harness.Eventually(t.Context(), recoveryLimit, s.Installed); err != nil {
+	err := harness.Eventually(t.Context(), recoveryLimit, func(ctx context.Context) error {
+		pods, err := s.Kube.CoreV1().Pods(harness.SystemNamespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, pod := range pods.Items {
+			if pod.DeletionTimestamp != nil {
+				// an injector of before serves on until the API server has learned that it goes
+				return fmt.Errorf("pod %s is still there", pod.Name)
+			}
+		}
+		return s.Installed(ctx)
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 }

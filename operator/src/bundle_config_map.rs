@@ -22,11 +22,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
-    runtime::{
-        WatchStreamExt,
-        reflector::{self, ObjectRef, Store},
-        watcher,
-    },
+    runtime::reflector::{self, ObjectRef, Store},
 };
 use tokio::{
     sync::watch,
@@ -40,6 +36,7 @@ use crate::{
     metrics::Metrics,
     store::Stores,
     trust::current::Trusted,
+    watch::{Heard, Selection, follow},
 };
 
 /// Even when nothing seems to happen, everything is compared this often.
@@ -93,24 +90,26 @@ impl BundleConfigMaps {
 
     /// Works for as long as this replica leads.
     pub async fn run(&self) -> Infallible {
-        let (store, writer) = reflector::store::<ConfigMap>();
+        let (store, mut writer) = reflector::store::<ConfigMap>();
         // By name: so that the permission to watch can be limited to that name.
-        let ours = watcher::Config::default()
-            .fields(&format!("metadata.name={}", names::TRUST_CONFIG_MAP))
-            .labels(&format!("{}={}", names::PART_OF_LABEL, names::PART_OF));
+        let ours = Selection {
+            fields: Some(format!("metadata.name={}", names::TRUST_CONFIG_MAP)),
+            labels: Some(format!("{}={}", names::PART_OF_LABEL, names::PART_OF)),
+        };
         let seen = watch::Sender::new(());
-        let watch =
-            watcher(Api::<ConfigMap>::all(self.client.clone()), ours).default_backoff().reflect(writer);
-        let watch = watch.for_each(|event| {
-            if let Err(e) = event {
-                warn!(error = %e, "cannot watch ConfigMaps");
+        let hear = |heard: Heard<ConfigMap>| match heard {
+            Heard::Event(event) => {
+                writer.apply_watcher_event(&event);
+                seen.send_replace(());
+            }
+            Heard::Trouble(problem) => {
+                warn!(problem, "cannot watch ConfigMaps");
                 self.metrics.failed("ConfigMap");
             }
-            seen.send_replace(());
-            std::future::ready(())
-        });
+            Heard::Alive | Heard::StillTrouble => {}
+        };
         tokio::select! {
-            () = watch => std::future::pending().await,
+            never = follow(Api::all(self.client.clone()), ours, hear) => never,
             never = self.keep(&store, seen.subscribe()) => never,
         }
     }

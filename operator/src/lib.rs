@@ -18,3 +18,4 @@ pub mod status;
 pub mod store;
 pub mod tasks;
 pub mod trust;
+pub mod watch;

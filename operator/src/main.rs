@@ -23,9 +23,10 @@ use byrnie_operator::{
         own_leaf::{OwnLeaf, Published},
         root_secret::RootSecrets,
     },
+    watch,
 };
 use clap::Parser;
-use kube::{Api, Client};
+use kube::{Api, Client, Config};
 use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
@@ -67,7 +68,8 @@ async fn main() -> anyhow::Result<()> {
 async fn start(args: &Args, tasks: &Tasks) -> anyhow::Result<()> {
     let provider = (*byrnie_identity::provider()).clone();
     provider.install_default().map_err(|_| anyhow::anyhow!("a TLS provider is installed already"))?;
-    let client = Client::try_default().await.context("cannot find the API server; is there a kubeconfig?")?;
+    let config = Config::infer().await.context("cannot find the API server; is there a kubeconfig?")?;
+    let client = watch::client(config).context("cannot make a client for the API server")?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let domain = trust_domain(&client, &args.trust_domain).await?;

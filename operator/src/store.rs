@@ -5,8 +5,7 @@
 //! trafficsplits (split.smi-spec.io): list, watch.
 //!
 //! Guarantees: what is in a store was there whole at one moment (a relist swaps it in one go); a kind that cannot be
-//! watched does not hold up the others; a watch that says nothing for long is opened anew, so that nothing missed is
-//! missed for longer than [`SILENCE`].
+//! watched does not hold up the others; nothing is missed for longer than a watch may be silent (see `watch`).
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -18,7 +17,7 @@ use std::{
 
 use byrnie_crds::{MeshPolicy, TrafficSplit};
 use byrnie_model::ObjectName;
-use futures::{StreamExt, future::join_all};
+use futures::future::join_all;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
@@ -27,30 +26,26 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     core::PartialObjectMeta,
     runtime::{
-        WatchStreamExt,
         reflector::{self, Store, store::Writer},
-        watcher::{self, Event, watcher},
+        watcher::Event,
     },
 };
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, timeout},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::tasks::Tasks;
+use crate::{
+    tasks::Tasks,
+    watch::{Heard, Selection, follow},
+};
 
-/// The API server ends a watch after this, in seconds; a connection that died without a word is noticed a little later.
-const WATCH: u32 = 45;
-/// A watch that says nothing for so long is opened anew: there may be nothing to say, or nobody to say it.
-const SILENCE: Duration = Duration::from_mins(5);
-/// As [`SILENCE`], before everything was listed.
-const SLOW_LIST: Duration = Duration::from_mins(1);
-/// A watch that was not even opened anew for so long is stuck: only a restart helps.
-const STUCK: Duration = Duration::from_mins(15);
+/// A watch that neither ended, nor failed, nor was opened anew for so long is stuck: only a restart helps.
+const STUCK: Duration = Duration::from_mins(1);
 
 /// The watched objects; cloning shares them.
 #[derive(Clone)]
@@ -244,60 +239,46 @@ async fn keep_watching<K>(
     K: Resource<DynamicType: Default + Eq + Hash + Clone> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let Some(pulse) = shared.pulse(kind) else { return };
-    let config = watcher::Config::default().timeout(WATCH);
-    let mut said = String::new();
-    while !stopping.is_cancelled() {
+    let mut troubled = false;
+    let hear = |heard: Heard<K>| {
         pulse.beat();
-        let cut_down = move |object: &mut K| {
+        let mut event = match heard {
+            Heard::Event(event) => event,
+            Heard::Alive => {
+                if std::mem::take(&mut troubled) {
+                    info!(?kind, "watched again");
+                }
+                return;
+            }
+            Heard::Trouble(problem) => {
+                warn!(?kind, %problem, "cannot watch; what is known stays in force");
+                troubled = true;
+                return;
+            }
+            Heard::StillTrouble => return,
+        };
+        if let Event::Apply(object) | Event::InitApply(object) = &mut event {
             forget_bookkeeping(object);
             prune(object);
-        };
-        let mut events = Box::pin(watcher(api.clone(), config.clone()).default_backoff().modify(cut_down));
-        let mut listed = false;
-        loop {
-            let patience = if listed { SILENCE } else { SLOW_LIST };
-            let next = tokio::select! {
-                next = timeout(patience, events.next()) => next,
-                () = stopping.cancelled() => return,
-            };
-            let Ok(Some(event)) = next else { break };
-            pulse.beat();
-            match event {
-                Ok(event) => {
-                    writer.apply_watcher_event(&event);
-                    match event {
-                        Event::Init => listed = false,
-                        Event::InitApply(_) => {}
-                        Event::InitDone => {
-                            if !said.is_empty() {
-                                info!(?kind, "watched again");
-                                said.clear();
-                            }
-                            listed = true;
-                            shared.touch(|touched| {
-                                touched.listed.insert(kind);
-                            });
-                            pulse.synced.send_replace(true);
-                        }
-                        Event::Apply(object) | Event::Delete(object) => {
-                            let name =
-                                ObjectName::new(object.namespace().unwrap_or_default(), object.name_any());
-                            shared.touch(|touched| {
-                                touched.objects.insert((kind, name));
-                            });
-                        }
-                    }
-                }
-                Err(error) => {
-                    let problem = error.to_string();
-                    if problem != said {
-                        warn!(?kind, %problem, "cannot watch; what is known stays in force");
-                        said = problem;
-                    }
-                }
+        }
+        writer.apply_watcher_event(&event);
+        match event {
+            Event::Init | Event::InitApply(_) => {}
+            Event::InitDone => {
+                shared.touch(|touched| {
+                    touched.listed.insert(kind);
+                });
+                pulse.synced.send_replace(true);
+            }
+            Event::Apply(object) | Event::Delete(object) => {
+                let name = ObjectName::new(object.namespace().unwrap_or_default(), object.name_any());
+                shared.touch(|touched| {
+                    touched.objects.insert((kind, name));
+                });
             }
         }
-    }
+    };
+    let _ = stopping.run_until_cancelled(follow(api, Selection::default(), hear)).await;
 }
 
 /// What the API server and kubectl note for themselves is half of a small object.

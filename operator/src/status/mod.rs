@@ -14,14 +14,9 @@ mod write;
 use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
 use byrnie_crds::{MeshTrust, meshpolicy::ProxyCount, names};
-use futures::StreamExt;
 use kube::{
     Api, Client, ResourceExt,
-    runtime::{
-        WatchStreamExt,
-        reflector::{self, Store},
-        watcher,
-    },
+    runtime::reflector::{self, Store},
 };
 use serde_json::json;
 use tokio::{
@@ -40,6 +35,7 @@ use crate::{
     metrics::Metrics,
     store::Stores,
     trust::{current::Trusted, rotation::Outlook},
+    watch::{Heard, Selection, follow},
 };
 
 /// Changes within this time are answered together.
@@ -79,19 +75,22 @@ impl Statuses {
 
     /// Works for as long as this replica leads.
     pub async fn run(&self) -> Infallible {
-        let (trusts, writer) = reflector::store::<MeshTrust>();
+        let (trusts, mut writer) = reflector::store::<MeshTrust>();
         let seen = watch::Sender::new(());
-        let watch = watcher(Api::<MeshTrust>::all(self.client.clone()), watcher::Config::default());
-        let watch = watch.default_backoff().reflect(writer).for_each(|event| {
-            if let Err(e) = event {
-                warn!(error = %e, "cannot watch MeshTrust");
+        let hear = |heard: Heard<MeshTrust>| match heard {
+            Heard::Event(event) => {
+                writer.apply_watcher_event(&event);
+                seen.send_replace(());
+            }
+            Heard::Trouble(problem) => {
+                warn!(problem, "cannot watch MeshTrust");
                 self.metrics.failed("Watch");
             }
-            seen.send_replace(());
-            std::future::ready(())
-        });
+            Heard::Alive | Heard::StillTrouble => {}
+        };
+        let all = Api::all(self.client.clone());
         tokio::select! {
-            () = watch => std::future::pending().await,
+            never = follow(all, Selection::default(), hear) => never,
             never = self.keep(&trusts, seen.subscribe()) => never,
         }
     }

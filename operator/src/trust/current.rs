@@ -9,15 +9,11 @@ use std::{sync::Arc, time::Duration};
 
 use byrnie_crds::{MeshTrust, compile::RootSource, names};
 use byrnie_model::TrustDomain;
-use futures::StreamExt;
-use kube::{
-    Api, Client, ResourceExt,
-    runtime::{WatchStreamExt, watcher},
-};
+use kube::{Api, Client, ResourceExt, runtime::watcher::Event};
 use thiserror::Error;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     Authority, AuthorityId, MeshTrustError, TrustState,
@@ -26,6 +22,7 @@ use super::{
 use crate::{
     api_call::{self, ApiError},
     metrics::Metrics,
+    watch::{Heard, Selection, follow},
 };
 
 /// MeshTrust and the key that signs for it.
@@ -134,21 +131,29 @@ impl Current {
 
     /// Follows MeshTrust until `stopping`.
     pub async fn follow(self, stopping: CancellationToken) {
-        let watch = watcher::watch_object(self.api.clone(), names::MESH_TRUST).default_backoff();
-        let mut watch = std::pin::pin!(watch.take_until(stopping.cancelled_owned()));
-        while let Some(event) = watch.next().await {
-            let object = match event {
-                Ok(Some(object)) => object,
-                Ok(None) => {
-                    debug!("there is no MeshTrust {}", names::MESH_TRUST);
-                    continue;
-                }
-                Err(e) => {
-                    warn!(error = %e, "cannot watch MeshTrust");
-                    self.metrics.failed("MeshTrust");
-                    continue;
-                }
-            };
+        let (seen, mut sees) = watch::channel(None);
+        let hear = |heard: Heard<MeshTrust>| match heard {
+            Heard::Event(Event::Apply(object) | Event::InitApply(object)) => {
+                seen.send_replace(Some(object));
+            }
+            Heard::Trouble(problem) => {
+                warn!(problem, "cannot watch MeshTrust");
+                self.metrics.failed("MeshTrust");
+            }
+            Heard::Event(_) | Heard::Alive | Heard::StillTrouble => {}
+        };
+        let only = Selection { fields: Some(format!("metadata.name={}", names::MESH_TRUST)), labels: None };
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            never = follow(self.api.clone(), only, hear) => match never {},
+            () = self.load_each(&mut sees) => {}
+        }
+    }
+
+    /// Loads what is seen; ends when it is of another domain.
+    async fn load_each(&self, sees: &mut watch::Receiver<Option<MeshTrust>>) {
+        while sees.changed().await.is_ok() {
+            let Some(object) = sees.borrow_and_update().clone() else { continue };
             match self.load(&object).await {
                 Ok(_) | Err(Stale::NotEstablished) => {}
                 Err(e @ Stale::OtherDomain { .. }) => {

@@ -13,6 +13,7 @@ pub mod issuance;
 pub mod leader;
 pub mod lease;
 pub mod metrics;
+pub mod rate;
 pub mod serve;
 pub mod status;
 pub mod store;

@@ -1,18 +1,29 @@
 //! What the operator counts. Owns names and labels of the series; every series has a bounded number of label values.
 
-use std::sync::atomic::AtomicU64;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU64},
+    time::SystemTime,
+};
 
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
     registry::{Registry, Unit},
 };
 
+use crate::trust::AuthorityId;
+
 /// Handles of the series; cloning shares.
 #[derive(Clone, Default, Debug)]
 pub struct Metrics {
     /// Asked for a certificate, by outcome.
     pub issuance: Family<IssuanceLabels, Counter>,
+    /// Latest end of the certificates that this replica has issued and that are still valid, by who signed them: after
+    /// it nobody shows one.
+    pub last_expiry: Family<SignerLabels, Gauge<f64, AtomicU64>>,
+    signers: Arc<Mutex<BTreeMap<AuthorityId, SystemTime>>>,
     /// 1 while this replica is the leader.
     pub leader: Gauge,
     /// End of the authority that signs, in seconds since 1970.
@@ -30,6 +41,13 @@ pub struct Metrics {
 pub struct IssuanceLabels {
     /// What came of it.
     pub outcome: Outcome,
+}
+
+/// Labels of [`Metrics::last_expiry`].
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct SignerLabels {
+    /// The authority that signed.
+    pub signer: String,
 }
 
 /// What came of a request for a certificate.
@@ -71,6 +89,12 @@ impl Metrics {
             "Requests for a certificate by outcome",
             metrics.issuance.clone(),
         );
+        registry.register_with_unit(
+            "certificate_last_expiry_timestamp",
+            "Latest end of the valid certificates issued by this replica, by signer, since 1970",
+            Unit::Seconds,
+            metrics.last_expiry.clone(),
+        );
         registry.register("leader", "1 while this replica writes statuses and trust", metrics.leader.clone());
         registry.register_with_unit(
             "authority_expiry_timestamp",
@@ -93,6 +117,24 @@ impl Metrics {
         self.issuance.get_or_create(&IssuanceLabels { outcome }).inc();
     }
 
+    /// Notes that an authority has signed a certificate with this end. Whoever has no valid ones any more is forgotten.
+    pub fn signed(&self, by: AuthorityId, not_after: SystemTime) {
+        let labels = |id: &AuthorityId| SignerLabels { signer: id.short() };
+        let mut signers = self.signers.lock();
+        let now = SystemTime::now();
+        signers.retain(|id, last| {
+            let valid = *last > now || *id == by;
+            if !valid {
+                self.last_expiry.remove(&labels(id));
+            }
+            valid
+        });
+        let last = signers.entry(by).or_insert(not_after);
+        *last = not_after.max(*last);
+        let since_1970 = last.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.last_expiry.get_or_create(&labels(&by)).set(since_1970.as_secs_f64());
+    }
+
     /// Counts one write.
     pub fn wrote(&self, kind: &'static str) {
         self.writes.get_or_create(&ReconcileLabels { kind }).inc();
@@ -101,5 +143,35 @@ impl Metrics {
     /// Counts one failure.
     pub fn failed(&self, kind: &'static str) {
         self.reconcile_errors.get_or_create(&ReconcileLabels { kind }).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn the_last_certificate_of_each_signer_is_told_for_as_long_as_it_is_valid() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let (old, new) = (AuthorityId::of_spki(b"old"), AuthorityId::of_spki(b"new"));
+        let end = SystemTime::now() + Duration::from_hours(1);
+        let at = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+        let told =
+            |id: &AuthorityId| metrics.last_expiry.get(&SignerLabels { signer: id.short() }).map(|g| g.get());
+        metrics.signed(old, end);
+        metrics.signed(old, end - Duration::from_mins(1));
+        metrics.signed(new, end);
+        assert_eq!((told(&old), told(&new)), (Some(at(end)), Some(at(end))));
+        metrics.signers.lock().insert(old, SystemTime::now() - Duration::from_secs(1));
+        metrics.signed(new, end + Duration::from_secs(1));
+        assert_eq!((told(&old), told(&new)), (None, Some(at(end + Duration::from_secs(1)))));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        assert!(text.contains("byrnie_operator_certificate_last_expiry_timestamp_seconds{signer="), "{text}");
     }
 }

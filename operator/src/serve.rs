@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,9 +26,16 @@ use tonic::service::Routes;
 use tower::Service;
 use tracing::{debug, warn};
 
+use crate::rate::{Keyed, Rate};
+
 /// Who is at the other end, by its verified certificate. In the extensions of each request on a mutual-TLS listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdentity(pub SpiffeId);
+
+/// Ends the connection that a request came on, where that is the only way to be rid of who does not listen. In the
+/// extensions of each request.
+#[derive(Clone, Debug, Default)]
+pub struct HangUp(pub CancellationToken);
 
 /// Where the other end is, IPv4 as IPv4. In the extensions of each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +54,13 @@ pub struct Settings {
 }
 
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
-const CONCURRENT_HANDSHAKES: usize = 256;
-/// Connections of one address, in handshake or after it: a pod needs two.
+const CONCURRENT_HANDSHAKES: usize = 1024;
+/// Connections of one address, in handshake or after it: a pod needs one, and one more when it renews.
 const PER_ADDRESS: usize = 16;
+/// Those of them that are in handshake.
+const HANDSHAKES_PER_ADDRESS: usize = 4;
+/// New connections of one address: a handshake costs us as much as the caller.
+const NEW_PER_ADDRESS: Rate = Rate { burst: 32, interval: Duration::from_millis(250) };
 /// How long streams may take to end when the process stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -70,7 +81,7 @@ pub async fn serve(listener: TcpListener, settings: Settings, routes: Routes, st
         settings,
         routes: routes.prepare(),
         handshakes: Semaphore::new(CONCURRENT_HANDSHAKES),
-        addresses: Mutex::default(),
+        addresses: Mutex::new(Addresses { here: HashMap::new(), new: Keyed::new(NEW_PER_ADDRESS) }),
         stopping: stopping.clone(),
     });
     let connections = TaskTracker::new();
@@ -82,14 +93,13 @@ pub async fn serve(listener: TcpListener, settings: Settings, routes: Routes, st
         match accepted {
             Ok((stream, address)) => {
                 let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-                let Some(place) = Place::take(&shared, address.ip()) else {
+                let Some(mut place) = Place::take(&shared, address.ip()) else {
                     debug!(listener = shared.settings.name, %address, "too many connections from one address");
                     continue;
                 };
                 let shared = shared.clone();
                 connections.spawn(async move {
-                    connection(&shared, stream, address).await;
-                    drop(place);
+                    connection(&shared, stream, address, &mut place).await;
                 });
             }
             // Out of descriptors, or the peer is gone already: neither may end the listener.
@@ -109,41 +119,68 @@ struct Shared {
     settings: Settings,
     routes: Routes,
     handshakes: Semaphore,
-    addresses: Mutex<HashMap<IpAddr, usize>>,
+    addresses: Mutex<Addresses>,
     stopping: CancellationToken,
+}
+
+struct Addresses {
+    here: HashMap<IpAddr, Here>,
+    new: Keyed<IpAddr>,
+}
+
+/// An address's connections.
+#[derive(Default)]
+struct Here {
+    open: usize,
+    in_handshake: usize,
 }
 
 /// One of an address's connections, given back when dropped.
 struct Place {
     shared: Arc<Shared>,
     address: IpAddr,
+    in_handshake: bool,
 }
 
 impl Place {
     fn take(shared: &Arc<Shared>, address: IpAddr) -> Option<Self> {
         let mut addresses = shared.addresses.lock();
-        let used = addresses.entry(address).or_insert(0);
-        if *used >= PER_ADDRESS {
+        let Addresses { here, new } = &mut *addresses;
+        let crowded = here
+            .get(&address)
+            .is_some_and(|here| here.open >= PER_ADDRESS || here.in_handshake >= HANDSHAKES_PER_ADDRESS);
+        if crowded || new.take(address, Instant::now()).is_err() {
             return None;
         }
-        *used += 1;
-        Some(Self { shared: shared.clone(), address })
+        let here = here.entry(address).or_default();
+        here.open += 1;
+        here.in_handshake += 1;
+        Some(Self { shared: shared.clone(), address, in_handshake: true })
+    }
+
+    fn handshake_is_over(&mut self) {
+        if std::mem::take(&mut self.in_handshake)
+            && let Some(here) = self.shared.addresses.lock().here.get_mut(&self.address)
+        {
+            here.in_handshake -= 1;
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.handshake_is_over();
         let mut addresses = self.shared.addresses.lock();
-        if let Some(used) = addresses.get_mut(&self.address) {
-            *used -= 1;
-            if *used == 0 {
-                addresses.remove(&self.address);
+        if let Some(here) = addresses.here.get_mut(&self.address) {
+            here.open -= 1;
+            if here.open == 0 {
+                addresses.here.remove(&self.address);
             }
         }
     }
 }
 
-async fn connection(shared: &Shared, stream: TcpStream, address: SocketAddr) {
+async fn connection(shared: &Shared, stream: TcpStream, address: SocketAddr, place: &mut Place) {
     let settings = &shared.settings;
     let stream = match timeout(HANDSHAKE_LIMIT, handshake(shared, stream)).await {
         Ok(Ok(stream)) => stream,
@@ -156,6 +193,7 @@ async fn connection(shared: &Shared, stream: TcpStream, address: SocketAddr) {
             return;
         }
     };
+    place.handshake_is_over();
     // Spread, so that connections that began together do not end together.
     let mut age = settings.max_age.mul_f64(0.9 + 0.1 * fastrand::f64());
     let mut identity = None;
@@ -167,8 +205,10 @@ async fn connection(shared: &Shared, stream: TcpStream, address: SocketAddr) {
         age = age.min(peer.not_after.duration_since(SystemTime::now()).unwrap_or_default());
         identity = Some(PeerIdentity(peer.id));
     }
+    let hang_up = HangUp::default();
     let service = service_fn(|mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(PeerAddress(address));
+        request.extensions_mut().insert(hang_up.clone());
         if let Some(identity) = &identity {
             request.extensions_mut().insert(identity.clone());
         }
@@ -181,8 +221,10 @@ async fn connection(shared: &Shared, stream: TcpStream, address: SocketAddr) {
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));
     let connection = http.serve_connection(TokioIo::new(stream), service);
-    if let Err(e) = until(connection, &shared.stopping, age).await {
-        debug!(listener = settings.name, %address, error = %e, "connection ended");
+    match hang_up.0.run_until_cancelled(until(connection, &shared.stopping, age)).await {
+        Some(Ok(())) => {}
+        Some(Err(e)) => debug!(listener = settings.name, %address, error = %e, "connection ended"),
+        None => debug!(listener = settings.name, %address, "hung up"),
     }
 }
 

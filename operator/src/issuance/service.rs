@@ -2,7 +2,7 @@
 
 use std::{
     net::IpAddr,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use byrnie_api::v1::{IssueRequest, IssueResponse, identity_server::Identity};
@@ -10,17 +10,19 @@ use byrnie_crds::names;
 use byrnie_model::{SpiffeId, TrustDomain};
 use rcgen::SubjectPublicKeyInfo;
 use thiserror::Error;
+use tokio::time::{Instant, sleep};
 use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
 use tracing::{info, warn};
 
 use super::{
     Facts,
-    limit::{Limit, TooMany},
+    limit::{Limit, PATIENCE},
     token::{self, Claim, PodError, TokenError},
 };
 use crate::{
     api_call::ApiError,
     metrics::{Metrics, Outcome},
+    rate::TooMany,
     serve::PeerAddress,
     trust::{
         AuthorityError,
@@ -31,6 +33,8 @@ use crate::{
 
 /// A projected token has about 1 KiB.
 const MAX_TOKEN: usize = 16 * 1024;
+/// Whoever asks too often is not told so at once: a connection has few streams, and while they wait it is quiet.
+const SLOW_REFUSAL: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub struct Issuance<F> {
@@ -81,7 +85,8 @@ impl<F: Facts> Issuance<F> {
 
     async fn answer(&self, peer: Option<IpAddr>, request: IssueRequest) -> Result<IssueResponse, Refusal> {
         let peer = peer.ok_or(Refusal::NoPeer)?;
-        self.limit.admit(peer, Instant::now()).map_err(Refusal::TooMany)?;
+        let turn = self.limit.admit(peer, Instant::now()).map_err(Refusal::TooMany)?;
+        sleep(turn).await;
         let key = csr::public_key(&request.csr)?;
         if request.token.is_empty() || request.token.len() > MAX_TOKEN {
             return Err(Refusal::TokenLength);
@@ -92,7 +97,10 @@ impl<F: Facts> Issuance<F> {
     }
 
     async fn who_asks(&self, token: &str, peer: IpAddr) -> Result<Claim, Refusal> {
-        let review = self.facts.review(token, &self.audience).await.map_err(Refusal::Review)?;
+        let review = {
+            let _call = self.limit.call().await;
+            self.facts.review(token, &self.audience).await.map_err(Refusal::Review)?
+        };
         let claim = token::claim(&review, &self.audience)?;
         let Claim { namespace, pod_name: name, pod_uid: uid, .. } = &claim;
         let Some(pod) = self.facts.pod(namespace, name, uid).await else {
@@ -118,17 +126,22 @@ impl<F: Facts> Issuance<F> {
         seen: u64,
     ) -> Result<IssueResponse, Refusal> {
         let id = SpiffeId::new(&self.domain, &claim.namespace, &claim.service_account)?;
-        let trusted = self.facts.trust().await?;
+        let trusted = {
+            let _call = self.limit.call().await;
+            self.facts.trust().await?
+        };
         let stored = trusted.state.epoch;
         if seen > stored {
             return Err(Refusal::Epoch { seen, stored });
         }
         let issued = trusted.signer()?.sign(key, &id, trusted.leaf_lifetime, SystemTime::now())?;
+        self.metrics.signed(trusted.state.signer, issued.not_after);
         info!(
             serial = issued.serial,
             id = %id,
             pod = format!("{}/{}", claim.namespace, claim.pod_name),
             uid = claim.pod_uid,
+            node = claim.node,
             not_after = %time::OffsetDateTime::from(issued.not_after),
             signer = %trusted.state.signer.short(),
             epoch = stored,
@@ -150,7 +163,9 @@ impl<F: Facts> Identity for Issuance<F> {
             }
             Err(refusal) => {
                 self.metrics.issued(refusal.outcome());
-                if refusal.outcome() != Outcome::Limited {
+                if refusal.outcome() == Outcome::Limited {
+                    sleep(SLOW_REFUSAL).await;
+                } else {
                     warn!(peer = ?peer, reason = %refusal, "no certificate");
                 }
                 Err(refusal.status())
@@ -188,7 +203,8 @@ impl Refusal {
         };
         let mut status = Status::new(code, self.to_string());
         let retry = match self {
-            Self::TooMany(TooMany { retry_after }) => Some(*retry_after),
+            // Not all of a herd at the same moment.
+            Self::TooMany(TooMany { retry_after }) => Some(*retry_after + PATIENCE.mul_f64(fastrand::f64())),
             Self::NoPod { .. } | Self::NoAddress(_) => Some(Duration::from_millis(200)),
             _ => None,
         };

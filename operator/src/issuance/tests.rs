@@ -163,7 +163,11 @@ async fn a_pod_gets_its_own_name() {
 #[tokio::test]
 async fn tokens_that_prove_nothing() {
     type Change = fn(&mut Fake);
-    let wrong: [(Change, &str); 9] = [
+    let wrong: [(Change, &str); 10] = [
+        (
+            |f| f.review = refused("[invalid bearer token, service account token has been invalidated]"),
+            "invalidated",
+        ),
         (|f| f.review = refused("[invalid bearer token, token has expired]"), "expired"),
         (|f| f.review = refused("token audiences [https://kubernetes.default.svc] is invalid"), "audiences"),
         (|f| f.review.audiences = None, "not reviewed for audience"),
@@ -262,6 +266,132 @@ async fn requests_that_are_no_requests() {
     }
 }
 
+fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let content = parts.concat();
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    [&[tag, 0x82][..], &length, &content].concat()
+}
+
+/// A request with an RSA key of so many bytes, which nobody holds.
+fn rsa(bytes: usize) -> Vec<u8> {
+    const RSA: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00";
+    const RSA_SHA256: &[u8] = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00";
+    let number = vec![0x55; bytes];
+    let key = tlv(0x30, &[&tlv(0x02, &[&number]), b"\x02\x03\x01\x00\x01"]);
+    let spki = tlv(0x30, &[&tlv(0x30, &[RSA]), &tlv(0x03, &[b"\0", &key])]);
+    let asked = tlv(0x30, &[b"\x02\x01\x00", b"\x30\x00", &spki, b"\xa0\x00"]);
+    tlv(0x30, &[&asked, &tlv(0x30, &[RSA_SHA256]), &tlv(0x03, &[b"\0", &number])])
+}
+
+/// A request for a key, with these wishes.
+fn csr(algorithm: &'static rcgen::SignatureAlgorithm, wish: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+    let key = KeyPair::generate_for(algorithm).unwrap();
+    let mut wishes = CertificateParams::default();
+    wish(&mut wishes);
+    wishes.serialize_request(&key).unwrap().der().to_vec()
+}
+
+/// Whatever is asked for: the pod's own name and nothing else, or nothing.
+#[tokio::test]
+async fn no_request_gets_another_name() {
+    use rcgen::{BasicConstraints, DnType, IsCa};
+    const P256: &rcgen::SignatureAlgorithm = &rcgen::PKCS_ECDSA_P256_SHA256;
+    let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+    let names = |names: Vec<SanType>| csr(P256, |wishes| wishes.subject_alt_names = names);
+    let plain = csr(P256, |_| {});
+    let mut unsigned = plain.clone();
+    let last = unsigned.len() - 10;
+    unsigned[last] ^= 1;
+    let long = "x".repeat(5000);
+    let matrix: Vec<(&str, Vec<u8>, Option<&str>)> = vec![
+        ("nothing", plain.clone(), None),
+        ("another namespace", names(vec![uri("spiffe://cluster.local/ns/kube-system/sa/web")]), None),
+        ("another ServiceAccount", names(vec![uri("spiffe://cluster.local/ns/shop/sa/admin")]), None),
+        ("another trust domain", names(vec![uri("spiffe://elsewhere/ns/shop/sa/web")]), None),
+        (
+            "the operator",
+            names(vec![uri("spiffe://cluster.local/ns/byrnie-system/sa/byrnie-operator")]),
+            None,
+        ),
+        (
+            "two names",
+            names(vec![
+                uri("spiffe://cluster.local/ns/shop/sa/web"),
+                uri("spiffe://cluster.local/ns/shop/sa/b"),
+            ]),
+            None,
+        ),
+        (
+            "a wildcard",
+            names(vec![
+                SanType::DnsName("*".try_into().unwrap()),
+                SanType::DnsName("*.svc.cluster.local".try_into().unwrap()),
+            ]),
+            None,
+        ),
+        ("a CA", csr(P256, |wishes| wishes.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), None),
+        ("a subject", csr(P256, |wishes| wishes.distinguished_name.push(DnType::CommonName, "admin")), None),
+        (
+            "a thousand names",
+            names((0..1000).map(|n| uri(&format!("spiffe://cluster.local/ns/shop/sa/{n}"))).collect()),
+            Some("at most 4096"),
+        ),
+        (
+            "a long subject",
+            csr(P256, |wishes| wishes.distinguished_name.push(DnType::CommonName, long.as_str())),
+            Some("at most 4096"),
+        ),
+        ("RSA 2048", csr(&rcgen::PKCS_RSA_SHA256, |_| {}), Some("not on P-256")),
+        ("RSA 8192", rsa(1024), Some("not on P-256")),
+        ("RSA 16384", rsa(2048), Some("at most 4096")),
+        ("P-384", csr(&rcgen::PKCS_ECDSA_P384_SHA384, |_| {}), Some("not on P-256")),
+        ("Ed25519", csr(&rcgen::PKCS_ED25519, |_| {}), Some("not on P-256")),
+        ("a key of somebody else", unsigned, Some("not signed by its own key")),
+        ("two requests", [plain.clone(), plain.clone()].concat(), Some("not PKCS#10")),
+        ("a byte too many", [&plain[..], b"\0"].concat(), Some("not PKCS#10")),
+        ("a byte too few", plain[..plain.len() - 1].to_vec(), Some("not PKCS#10")),
+        ("no request", b"GET / HTTP/1.1".to_vec(), Some("not PKCS#10")),
+    ];
+    for (what, csr, refused) in matrix {
+        let answer = ask(&service(fake()), POD_IP, IssueRequest { csr, ..request() }).await;
+        match (answer, refused) {
+            (Ok(answer), None) => {
+                let (_, leaf) = X509Certificate::from_der(&answer.chain[0]).unwrap();
+                let names = &leaf.subject_alternative_name().unwrap().unwrap().value.general_names;
+                assert_eq!(*names, [GeneralName::URI("spiffe://cluster.local/ns/shop/sa/web")], "{what}");
+                assert!(!leaf.is_ca() && leaf.subject().iter().count() == 0, "{what}");
+            }
+            (Err(status), Some(message)) => {
+                assert_eq!(status.code(), Code::InvalidArgument, "{what}: {status:?}");
+                assert!(status.message().contains(message), "{what}: {status:?}");
+            }
+            (answer, _) => panic!("{what}: {answer:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_serves_its_own_pod_alone() {
+    let service = service(fake());
+    let first = request();
+    ask(&service, POD_IP, first.clone()).await.unwrap();
+    ask(&service, POD_IP, first.clone()).await.expect("the same again, after an answer that was lost");
+    ask(&service, POD_IP, request()).await.expect("another key: a renewal while the token is still good");
+    for thief in ["10.1.2.4", "10.1.2.5", "fd00::4"] {
+        for stolen in [first.clone(), request()] {
+            let refusal = ask(&service, thief, stolen).await.unwrap_err();
+            assert_eq!(refusal.code(), Code::PermissionDenied, "{refusal:?}");
+            assert!(refusal.message().contains(thief), "{refusal:?}");
+        }
+    }
+    // Attempts of others cost the pod nothing: five at once are its own.
+    ask(&service, POD_IP, request()).await.unwrap();
+    ask(&service, POD_IP, request()).await.unwrap();
+    assert_eq!(ask(&service, POD_IP, request()).await.unwrap_err().code(), Code::ResourceExhausted);
+    let replaced = with(|fake| pod(fake).uid = "uid-2".into()).await.unwrap_err();
+    assert!(replaced.message().contains("with UID uid-1"), "{replaced:?}");
+}
+
 #[tokio::test]
 async fn a_proxy_that_has_seen_a_later_epoch_is_told_so() {
     let mut from_the_future = request();
@@ -280,7 +410,7 @@ async fn a_pod_that_asks_too_often_is_told_when_to_come_back() {
     assert_eq!(refusal.code(), Code::ResourceExhausted);
     let millis: u64 =
         refusal.metadata().get("grpc-retry-pushback-ms").unwrap().to_str().unwrap().parse().unwrap();
-    assert!((9_000..=10_000).contains(&millis), "{millis}");
+    assert!((9_000..=14_000).contains(&millis), "{millis}");
 }
 
 #[tokio::test]

@@ -1,4 +1,9 @@
 //! Who asks for a certificate: what a TokenReview and a Pod must say. Pure; no I/O, and no token in any message.
+//!
+//! There is no memory of tokens and keys that came before. A token is taken from its own pod's addresses alone, and for
+//! that pod alone, so whoever repeats one is the pod itself: after an answer that was lost, or for its next key while
+//! the token is still good. The pod's limit holds for these too. A token that outlives its pod is refused by the API
+//! server, which knows what it is bound to, and here, where no pod with its UID lives any more.
 
 use std::net::IpAddr;
 

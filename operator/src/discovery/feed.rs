@@ -9,9 +9,12 @@ use kube::{
     Resource, ResourceExt,
     runtime::reflector::{ObjectRef, Store},
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
-use super::board::Board;
+use super::{board::Board, vanished::Vanished};
 use crate::{
     index::{
         facts::{self, Pod, Policy, Service, Slice, Split},
@@ -23,11 +26,21 @@ use crate::{
 /// Feeds the board, from the first moment at which everything is known; then `ready` is set. Does not return.
 pub async fn feed(stores: Stores, board: Arc<Board>, trust_domain: TrustDomain, ready: watch::Sender<bool>) {
     stores.synced().await;
+    let mut vanished = Vanished::default();
     loop {
-        let touched = stores.touched().await;
-        let Some(since) = touched.since else { continue };
+        let touched = match vanished.until() {
+            Some(until) => timeout_at(until, stores.touched()).await.unwrap_or_default(),
+            None => stores.touched().await,
+        };
+        let now = Instant::now();
+        let since = touched.since.unwrap_or(now);
+        let listed = touched.listed.contains(&Kind::EndpointSlice);
         let changes = Reading { stores: &stores, trust_domain: &trust_domain }.changes(touched, &board);
-        board.apply(changes, since);
+        board.apply(board.world(|world| vanished.hold(changes, listed, world, now)), since);
+        let released = board.world(|world| vanished.release(world, now));
+        if !released.is_empty() {
+            board.apply(released, since);
+        }
         ready.send_replace(true);
     }
 }

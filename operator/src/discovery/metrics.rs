@@ -17,6 +17,8 @@ pub struct Metrics {
     pub pushes: Family<Labels, Counter>,
     /// Messages that a proxy refused.
     pub refusals: Family<Labels, Counter>,
+    /// Proxies that were hung up on because they did not listen.
+    pub hung_up: Counter,
     /// Snapshots made anew because something they depend on changed.
     pub recomputed: Counter,
     /// From the API server's event to the message on its way to the proxy.
@@ -48,6 +50,7 @@ impl Default for Metrics {
             snapshots: Gauge::default(),
             pushes: Family::default(),
             refusals: Family::default(),
+            hung_up: Counter::default(),
             recomputed: Counter::default(),
             latency: Histogram::new([
                 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
@@ -64,6 +67,7 @@ impl Metrics {
         registry.register("snapshots", "Snapshots that proxies follow", self.snapshots.clone());
         registry.register("pushes", "Messages sent to proxies", self.pushes.clone());
         registry.register("refusals", "Messages that a proxy refused", self.refusals.clone());
+        registry.register("hung_up", "Proxies hung up on because they did not listen", self.hung_up.clone());
         registry.register("recomputed", "Snapshots made anew after a change", self.recomputed.clone());
         registry.register_with_unit(
             "push_latency",

@@ -14,6 +14,7 @@ mod service;
 pub mod subscriber;
 #[cfg(test)]
 mod tests;
+pub mod vanished;
 
 use std::sync::{Arc, atomic::AtomicU64};
 

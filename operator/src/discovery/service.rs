@@ -20,7 +20,7 @@ use byrnie_model::{ObjectName, SpiffeId};
 use futures::{Stream, stream};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
@@ -32,7 +32,7 @@ use super::{
     metrics::Metrics,
     subscriber::{End, MAX_DESTINATIONS, Subscriber},
 };
-use crate::serve::{PeerAddress, PeerIdentity};
+use crate::serve::{HangUp, PeerAddress, PeerIdentity};
 
 /// A proxy says who it is at once.
 const HELLO: Duration = Duration::from_secs(5);
@@ -45,6 +45,8 @@ const HOLDINGS: Duration = Duration::from_millis(100);
 /// What a proxy may say within [`PACE`]: more must wait.
 const BURST: u32 = 8192;
 const PACE: Duration = Duration::from_secs(4);
+/// Who does not listen is looked for this often.
+const LOOK: Duration = Duration::from_secs(5);
 /// Roots that a proxy may say it trusts; more than MeshTrust can have.
 const MAX_ROOTS: usize = 64;
 
@@ -71,6 +73,7 @@ impl discovery_server::Discovery for super::Discovery {
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let peer = peer(&request)?;
         let address = request.extensions().get::<PeerAddress>().copied();
+        let hang_up = request.extensions().get::<HangUp>().cloned().unwrap_or_default();
         let mut said = request.into_inner();
         let hello = match timeout(HELLO, said.message()).await {
             Ok(Ok(Some(ToOperator { message: Some(Message::Hello(hello)) }))) => hello,
@@ -81,7 +84,7 @@ impl discovery_server::Discovery for super::Discovery {
         let pod = self.core.admit(&hello, &peer, address).await?;
         info!(pod = %pod.name, version = hello.proxy_version, "proxy connected");
         let stream = Stay::begin(self.core.clone(), pod, hello.proxy_version);
-        tokio::spawn(listen(self.core.clone(), stream.subscriber.clone(), said));
+        tokio::spawn(listen(self.core.clone(), stream.subscriber.clone(), said, hang_up));
         let messages =
             stream::unfold(stream, async |stay| stay.subscriber.next().await.map(|message| (message, stay)));
         Ok(Response::new(Box::pin(messages)))
@@ -218,11 +221,30 @@ impl Core {
     }
 }
 
-/// Hears what a proxy says until it or its stream ends.
-async fn listen(core: Arc<Core>, subscriber: Arc<Subscriber>, mut said: Streaming<ToOperator>) {
+/// Hears what a proxy says until it or its stream ends. Who does not listen is hung up on: what waits in the connection
+/// for one that does not read would wait for ever.
+async fn listen(
+    core: Arc<Core>,
+    subscriber: Arc<Subscriber>,
+    mut said: Streaming<ToOperator>,
+    HangUp(hang_up): HangUp,
+) {
     let (mut heard, mut since) = (0, Instant::now());
+    let mut look = since + LOOK;
     while !subscriber.has_ended() {
-        let message = match said.message().await {
+        let next = timeout_at(look, said.message()).await;
+        let now = Instant::now();
+        if now >= look {
+            look = now + LOOK;
+            if subscriber.is_deaf(now) {
+                warn!(pod = %subscriber.pod.name, "a proxy does not listen; it may come again");
+                core.metrics.hung_up.inc();
+                hang_up.cancel();
+                break;
+            }
+        }
+        let Ok(next) = next else { continue };
+        let message = match next {
             Ok(Some(ToOperator { message: Some(message) })) => message,
             // What a newer proxy may say is of no harm.
             Ok(Some(ToOperator { message: None })) => continue,

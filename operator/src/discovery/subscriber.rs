@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use byrnie_api::v1::{self, Credentials, PolicyGeneration, ProxyHolding, Refusal, ToProxy};
@@ -25,6 +26,8 @@ use super::{
 pub const MAX_DESTINATIONS: usize = 4096;
 /// Messages that a proxy may leave unanswered before it is told no more: what comes meanwhile replaces what waits.
 const MAX_UNANSWERED: usize = 64;
+/// A proxy that has left something unread, or unanswered, for so long does not listen any more.
+const LONGEST_SILENCE: Duration = Duration::from_mins(1);
 /// Of a proxy's explanation why it refused something.
 const LONGEST_ERROR: usize = 512;
 
@@ -47,8 +50,10 @@ struct State {
     topics: HashMap<Topic, Following>,
     /// Topics with something new, each once, in the order of sending.
     due: VecDeque<Topic>,
+    /// Since when something is due and nothing was taken.
+    waiting: Option<Instant>,
     /// What was sent and not answered, by version.
-    unanswered: BTreeMap<u64, (Topic, Arc<Content>)>,
+    unanswered: BTreeMap<u64, (Topic, Arc<Content>, Instant)>,
     credentials: Option<Credentials>,
     end: Option<End>,
 }
@@ -103,6 +108,9 @@ impl Subscriber {
         let mut state = self.state.lock();
         state.topics.remove(topic);
         state.due.retain(|due| due != topic);
+        if state.due.is_empty() {
+            state.waiting = None;
+        }
         drop(state);
         self.bump();
     }
@@ -126,6 +134,7 @@ impl Subscriber {
                 Topic::Destination(_) => state.due.len(),
             };
             state.due.insert(at, topic.clone());
+            state.waiting.get_or_insert_with(Instant::now);
         }
         drop(state);
         self.wake.notify_one();
@@ -140,6 +149,14 @@ impl Subscriber {
     pub fn end(&self, end: End) {
         self.state.lock().end.get_or_insert(end);
         self.wake.notify_one();
+    }
+
+    /// Whether the proxy has not listened for long.
+    pub fn is_deaf(&self, now: Instant) -> bool {
+        let state = self.state.lock();
+        let unanswered = state.unanswered.first_key_value().map(|(_, (.., sent))| *sent);
+        let long_ago = |since: Instant| now.saturating_duration_since(since) >= LONGEST_SILENCE;
+        unanswered.into_iter().chain(state.waiting).any(long_ago)
     }
 
     /// Whether it was told to end.
@@ -218,11 +235,13 @@ impl Subscriber {
 
     fn answered(&self, state: &mut State, version: u64) -> Option<(Topic, Arc<Content>)> {
         let full = state.unanswered.len() >= MAX_UNANSWERED;
-        let answered = state.unanswered.remove(&version)?;
+        let (topic, content, _) = state.unanswered.remove(&version)?;
         if full {
+            // Now it may be told more, if it reads.
+            state.waiting = (!state.due.is_empty()).then(Instant::now);
             self.wake.notify_one();
         }
-        Some(answered)
+        Some((topic, content))
     }
 
     fn bump(&self) {
@@ -290,7 +309,10 @@ impl State {
     /// The next thing to say, if enough of what was said is answered; nothing is said twice.
     fn take(&mut self) -> Option<Due> {
         while self.unanswered.len() < MAX_UNANSWERED {
-            let topic = self.due.pop_front()?;
+            let Some(topic) = self.due.pop_front() else {
+                self.waiting = None;
+                break;
+            };
             let Some(following) = self.topics.get_mut(&topic) else { continue };
             following.queued = false;
             let since = following.since.take();
@@ -300,7 +322,9 @@ impl State {
             }
             following.sent = Some(content.clone());
             self.version += 1;
-            self.unanswered.insert(self.version, (topic, content.clone()));
+            let now = Instant::now();
+            self.unanswered.insert(self.version, (topic, content.clone(), now));
+            self.waiting = (!self.due.is_empty()).then_some(now);
             let message = v1::ToProxy { version: self.version, resource: Some(content.resource.clone()) };
             return Some(Due { message, content, since });
         }

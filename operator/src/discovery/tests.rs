@@ -1,5 +1,7 @@
 //! Discovery over a real gRPC connection in memory; only watches and TLS are missing.
 
+mod crowd;
+
 use std::time::Duration;
 
 use byrnie_api::{

@@ -267,6 +267,16 @@ impl Space {
         self.slices.get(service).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// As [`Self::slices`], with their names.
+    pub fn slices_by_name(&self, service: &str) -> impl Iterator<Item = (&String, &Slice)> {
+        self.slices.get(service).into_iter().flatten()
+    }
+
+    /// The Service that one of its slices belongs to.
+    pub fn service_of_slice(&self, slice: &str) -> Option<&String> {
+        self.service_of_slice.get(slice)
+    }
+
     /// The names of all its slices.
     pub fn slice_names(&self) -> impl Iterator<Item = &String> {
         self.service_of_slice.keys()

@@ -1,9 +1,12 @@
 //! The command line, each option also an environment variable.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
+use byrnie_crds::duration;
 use byrnie_model::TrustDomain;
 use clap::Parser;
+
+use crate::trust::rotation::SHORTEST_DWELL;
 
 /// The control plane of the Byrnie service mesh.
 #[derive(Parser, Debug, Clone)]
@@ -39,7 +42,20 @@ pub struct Args {
     /// Port of /live, /ready and /metrics
     #[arg(long, env = "BYRNIE_ADMIN_PORT", default_value_t = 14291)]
     pub admin_port: u16,
+    /// How long each phase of a rotation of the root lasts at least, as in 60s; 15s or longer
+    #[arg(long, env = "BYRNIE_ROTATION_DWELL", default_value = "60s", value_parser = dwell)]
+    pub rotation_dwell: Duration,
     /// What is logged, as in `info,byrnie_operator=debug`
     #[arg(long, env = "BYRNIE_LOG", default_value = "info")]
     pub log: String,
+}
+
+fn dwell(text: &str) -> Result<Duration, String> {
+    let dwell = duration::parse(text).ok_or(duration::EXPLAINED)?;
+    if dwell < SHORTEST_DWELL {
+        return Err(format!(
+            "{SHORTEST_DWELL:?} is the shortest: answers that were signed before may be on their way"
+        ));
+    }
+    Ok(dwell)
 }

@@ -1,7 +1,7 @@
 //! What only one replica does, each part in a task of its own, in every term of this replica: establish trust and rotate
 //! its root, keep the ConfigMaps, follow what the proxies of other replicas hold, write statuses.
 
-use std::{convert::Infallible, future::Future, sync::Arc};
+use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use byrnie_crds::names;
 use byrnie_model::TrustDomain;
@@ -32,6 +32,8 @@ pub struct Leader {
     pub discovery: Discovery,
     /// The other replicas, and the watched objects.
     pub replicas: Replicas,
+    /// How long a phase of a rotation lasts at least.
+    pub dwell: Duration,
     /// What proxies are told of the operator.
     pub address: Address,
     /// Counts.
@@ -41,7 +43,8 @@ pub struct Leader {
 impl Leader {
     /// Takes part in the election, and does the work whenever this replica leads.
     pub fn start(self, tasks: &Tasks) {
-        let Self { client, secrets, trust_domain, trust, discovery, replicas, address, metrics } = self;
+        let Self { client, secrets, trust_domain, trust, discovery, replicas, dwell, address, metrics } =
+            self;
         let leases = ApiLeases::new(client.clone(), &replicas.namespace, names::OPERATOR);
         // No two processes have the same name, also not two lives of one pod.
         let name = format!("{}_{:08x}", replicas.replica, fastrand::u32(..));
@@ -60,7 +63,7 @@ impl Leader {
             metrics.clone(),
         );
         let outlook = establish.outlook();
-        let establish = Arc::new(establish);
+        let establish = Arc::new(establish.with_dwell(dwell));
         spawn(tasks, "establish", &fence, move || {
             let establish = establish.clone();
             async move { establish.run().await }

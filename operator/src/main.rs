@@ -128,8 +128,17 @@ async fn start(args: &Args, tasks: &Tasks) -> anyhow::Result<()> {
         replica: args.replica.clone(),
     };
     let trust = current.subscribe();
-    let leader =
-        Leader { client, secrets, trust_domain: domain, trust, discovery, replicas, address, metrics };
+    let leader = Leader {
+        client,
+        secrets,
+        trust_domain: domain,
+        trust,
+        discovery,
+        replicas,
+        dwell: args.rotation_dwell,
+        address,
+        metrics,
+    };
     leader.start(tasks);
 
     let (alive, synced) = (stores.clone(), stores);

@@ -48,6 +48,7 @@ pub struct Establish {
     domain: TrustDomain,
     census: TakeCensus,
     trust: watch::Receiver<Option<Arc<Trusted>>>,
+    dwell: Duration,
     outlook: watch::Sender<Option<Outlook>>,
     fence: Fence,
     metrics: Metrics,
@@ -88,7 +89,14 @@ impl Establish {
         metrics: Metrics,
     ) -> Self {
         let (api, outlook) = (Api::all(client), watch::Sender::new(None));
-        Self { api, secrets, domain, census, trust, outlook, fence, metrics }
+        let dwell = rotation::DWELL;
+        Self { api, secrets, domain, census, trust, dwell, outlook, fence, metrics }
+    }
+
+    /// A phase of a rotation lasts for so long at least.
+    #[must_use]
+    pub fn with_dwell(self, dwell: Duration) -> Self {
+        Self { dwell, ..self }
     }
 
     /// What the rotation of a root of our own waits for.
@@ -143,7 +151,8 @@ impl Establish {
         let (census, now) = ((self.census)(), SystemTime::now());
         let held = self.trust.borrow().clone();
         let remembered = held.as_deref().map(|trusted| &trusted.state);
-        let seen = Seen { state, wishes: &wishes, keys: &keys, census: &census, remembered, now };
+        let seen =
+            Seen { state, wishes: &wishes, keys: &keys, census: &census, remembered, dwell: self.dwell, now };
         match rotation::step(&seen) {
             Decision::MakeKey => self.make_key(plan).await?,
             Decision::Write(next) => self.write(object, &next).await?,

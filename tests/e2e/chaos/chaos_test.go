@@ -26,10 +26,10 @@ type scale struct {
 	blackhole time.Duration // without API server
 }
 
-// The short form is for every change; the full one takes two hours.
+// The short form is for every change; the full one takes an hour and a half.
 var (
 	short = scale{rotations: 1, outage: 2 * time.Minute, restarts: 2, replicas: 4, rate: 100, jobs: 10, kills: 20 * time.Second, blackhole: 20 * time.Second}
-	full  = scale{rotations: 10, outage: 15 * time.Minute, restarts: 20, replicas: 10, rate: 300, jobs: 100, kills: 5 * time.Minute, blackhole: 10 * time.Minute}
+	full  = scale{rotations: 10, outage: 15 * time.Minute, restarts: 20, replicas: 10, rate: 300, jobs: 100, kills: 3 * time.Minute, blackhole: 3 * time.Minute}
 )
 
 // suite is what the tests share.

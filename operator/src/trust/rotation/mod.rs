@@ -35,9 +35,11 @@ pub use self::{
     outlook::{Outlook, Why},
 };
 
-/// A phase lasts at least this long: longer than any answer that was signed before it can be on its way (a proxy waits
-/// 10 s), and than anything the leader believes to know may be old.
+/// A phase lasts at least this long where nothing else is said.
 pub const DWELL: Duration = Duration::from_mins(1);
+/// No phase may be shorter: longer than any answer that was signed before it can be on its way (a proxy waits 10 s), and
+/// than anything the leader believes to know may be old.
+pub const SHORTEST_DWELL: Duration = Duration::from_secs(15);
 /// Connections that stand on a root which is to go are waited for no longer than this, and then cut.
 const DRAIN: Duration = Duration::from_mins(10);
 /// A key that lies unused for less is a process's that ended before its next write, and is taken.
@@ -62,6 +64,8 @@ pub struct Seen<'a> {
     pub census: &'a Census,
     /// The latest status that this replica has read itself, which is later than `state` where an older one was restored.
     pub remembered: Option<&'a TrustState>,
+    /// How long a phase lasts at least.
+    pub dwell: Duration,
     /// The time.
     pub now: SystemTime,
 }
@@ -143,12 +147,11 @@ impl Rotation<'_> {
             },
             (Phase::Staged, Some(next)) => {
                 let lacking = |it: &Holds| (!it.trusts.contains(&next.id)).then_some(Lacks::Root);
-                self.when(Guard::BundlesAcked, DWELL, lacking, || self.signing(next.id))
+                self.when(Guard::BundlesAcked, lacking, || self.signing(next.id))
             }
             (Phase::Signing, _) => {
                 self.when(
                     Guard::LeavesAcked,
-                    DWELL,
                     |it| self.shows_another(it),
                     || {
                         // Nothing changes for proxies: the epoch stays.
@@ -160,7 +163,7 @@ impl Rotation<'_> {
                 let patient = self.age(self.state.since) < DRAIN;
                 let moving = |it: &Holds| (patient && self.stands_on_another(it)).then_some(Lacks::Move);
                 let lacking = |it: &Holds| self.shows_another(it).or_else(|| moving(it));
-                self.when(Guard::LeavesAcked, DWELL, lacking, || {
+                self.when(Guard::LeavesAcked, lacking, || {
                     self.without(|root| root.state == RootState::Draining)
                 })
             }
@@ -289,12 +292,11 @@ impl Rotation<'_> {
     fn when(
         &self,
         guard: Guard,
-        dwell: Duration,
         lacking: impl Fn(&Holds) -> Option<Lacks>,
         next: impl FnOnce() -> TrustState,
     ) -> Decision {
         let laggards = if self.guards.has(guard) { self.laggards(lacking) } else { Vec::new() };
-        let dwell = if self.guards.has(Guard::Dwell) { dwell } else { Duration::ZERO };
+        let dwell = if self.guards.has(Guard::Dwell) { self.seen.dwell } else { Duration::ZERO };
         let complete = self.seen.census.complete || !self.guards.has(Guard::Complete);
         if laggards.is_empty() && complete && self.age(self.state.since) >= dwell {
             return Decision::Write(next());

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use byrnie_crds::meshtrust::{Phase, RootState};
 
 use super::{
-    AuthorityId, DWELL, Decision, Guard, Outlook, Restored, Root, Rotation, TrustState,
+    AuthorityId, Decision, Guard, Outlook, Restored, Root, Rotation, TrustState,
     begin::epoch_at,
     census::{Holds, Lacks},
     outlook::listed,
@@ -48,7 +48,7 @@ impl Rotation<'_> {
                 let restored = Some(Restored { since: self.seen.now, frozen });
                 return Some(Decision::Write(TrustState { restored, ..self.state.clone() }));
             };
-            if self.age(since) < DWELL {
+            if self.age(since) < self.seen.dwell {
                 return wait("certificates that are on their way arrive first".into());
             }
         }

@@ -6,7 +6,7 @@ use byrnie_crds::meshtrust::{Phase, RootState};
 use rustls_pki_types::CertificateDer;
 
 use super::{
-    AuthorityId, Decision, Key, Root, Seen, TrustState, Wishes,
+    AuthorityId, DWELL, Decision, Key, Root, Seen, TrustState, Wishes,
     census::{Census, Holds, Proxy},
     step,
 };
@@ -82,7 +82,15 @@ impl Case {
 
     fn step(&self) -> Decision {
         let Self { state, wishes, keys, census, remembered, now } = self;
-        step(&Seen { state: Some(state), wishes, keys, census, remembered: remembered.as_ref(), now: *now })
+        step(&Seen {
+            state: Some(state),
+            wishes,
+            keys,
+            census,
+            remembered: remembered.as_ref(),
+            dwell: DWELL,
+            now: *now,
+        })
     }
 
     /// Phase, signer and what is still trusted of the state that is written.

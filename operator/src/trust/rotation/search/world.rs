@@ -321,6 +321,7 @@ impl World {
             keys: &keys,
             census: &census,
             remembered: None,
+            dwell: super::super::DWELL,
             now,
         };
         match guarded(&seen, self.guards) {

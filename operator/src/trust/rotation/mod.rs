@@ -46,7 +46,7 @@ const DRAIN: Duration = Duration::from_mins(10);
 const ADOPTED: Duration = Duration::from_mins(30);
 /// One that lies unused for longer is removed. The distance to [`ADOPTED`] is what a leader may be late.
 const ORPHANED: Duration = Duration::from_hours(1);
-/// When the key that signs is lost, nobody gets a certificate: laggards are waited for no longer than this.
+/// When the key that signs is lost, nobody gets a certificate: who is connected is waited for no longer than this.
 const KEYLESS: Duration = Duration::from_mins(10);
 /// Roots that MeshTrust lists; the oldest of those that are gone make room.
 const LISTED: usize = 24;
@@ -275,8 +275,11 @@ impl Rotation<'_> {
             return Some(Decision::Write(self.signing_again(before.id)));
         }
         let Some(next) = self.state.staged() else { return Some(self.stage()) };
-        let overdue = self.age(self.state.since) >= KEYLESS;
-        overdue.then(|| Decision::Write(self.signing(next.id)))
+        // a pod without a certificate gets none and is not heard before: it would wait for itself
+        let behind = self.connected(|it| (!it.trusts.contains(&next.id)).then_some(Lacks::Root));
+        let heard = behind.is_empty() && self.seen.census.complete;
+        let limit = if heard { self.seen.dwell.max(emergency::STAGED) } else { KEYLESS };
+        (self.age(self.state.since) >= limit).then(|| Decision::Write(self.signing(next.id)))
     }
 
     fn has_key(&self, id: AuthorityId) -> bool {

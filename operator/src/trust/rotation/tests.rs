@@ -205,6 +205,14 @@ fn a_rotation_is_taken_back_by_the_way_it_came() {
     assert_eq!(lost.waits().0, "WaitingForTime", "there is no way back to a root without a key");
     lost.now = noon() + Duration::from_secs(61);
     assert_eq!(lost.writes(), (Phase::Signing, B, vec![A, B]));
+    lost.census.proxies.push(Proxy { connected: false, holds: None, ..lost.census.proxies[0].clone() });
+    assert_eq!(
+        lost.writes(),
+        (Phase::Signing, B, vec![A, B]),
+        "who can have no certificate is not waited for"
+    );
+    lost.web().trusts.remove(&B);
+    assert_eq!(lost.waits().0, "WaitingForProxies");
 }
 
 #[test]

@@ -117,7 +117,11 @@ fn a_root_can_be_compromised_at_any_time() {
 
 #[test]
 fn an_older_state_can_be_restored_at_any_time() {
-    holds("restored", World::new(2, 1, Faults { restores: 1, ..Faults::NONE }));
+    let restored = World::new(2, 1, Faults { restores: 1, ..Faults::NONE });
+    holds("restored", restored.clone());
+    let mut known = restored;
+    known.remembers = true;
+    holds("restored, and the leader knows better", known);
 }
 
 /// Each guard keeps something from happening, which the search shows when it is taken out.

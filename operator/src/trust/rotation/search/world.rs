@@ -121,6 +121,8 @@ pub(super) enum Broken {
 pub(super) struct World {
     pub(super) guards: Guards,
     pub(super) broken: Option<Broken>,
+    /// The leader knows the latest status that there ever was, until it restarts.
+    pub(super) remembers: bool,
     store: Store,
     /// Changes with every write, also where the content comes back.
     version: u8,
@@ -219,6 +221,7 @@ impl World {
         Self {
             guards: Guards::ALL,
             broken: None,
+            remembers: false,
             store,
             version: 0,
             age: Age::Dwelt,
@@ -315,12 +318,14 @@ impl World {
         let key = |number| Key { root: root(number, RootState::Staged), made: now };
         let keys: Vec<Key> = members(self.keys).map(key).collect();
         let census = self.census();
+        let latest = self.past.iter().map(|(store, _)| store).max_by_key(|store| store.epoch);
+        let remembered = latest.filter(|_| self.remembers).map(Store::state);
         let seen = Seen {
             state: Some(&state),
             wishes: &wishes,
             keys: &keys,
             census: &census,
-            remembered: None,
+            remembered: remembered.as_ref(),
             dwell: super::super::DWELL,
             now,
         };
@@ -532,6 +537,11 @@ impl World {
     }
 
     fn misfortune(&self, events: &mut Vec<(String, Next)>) {
+        if self.remembers
+            && self.store.epoch < self.past.iter().map(|(store, _)| store.epoch).max().unwrap_or(0)
+        {
+            events.push(("the leader restarts".into(), Ok(Self { remembers: false, ..self.clone() })));
+        }
         let mut next = self.clone();
         if self.faults.aborts > 0 {
             next.faults.aborts -= 1;
@@ -563,6 +573,11 @@ impl World {
                 for keys in [*keys, self.keys] {
                     let mut next = self.clone();
                     next.faults.restores -= 1;
+                    if self.remembers {
+                        // as where they are lost otherwise
+                        next.lost |= self.keys & !keys;
+                        next.emergency |= self.keys & !keys & self.store.bundle().roots != 0;
+                    }
                     (next.store, next.keys) = (*store, keys);
                     next.version += 1;
                     next.age = Age::Dwelt;

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     convert::Infallible,
     sync::Arc,
+    time::Duration,
 };
 
 use futures::StreamExt;
@@ -14,6 +15,9 @@ use kube::{Client, client::Body};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::sleep};
+
+/// What a list takes.
+const LIST: Duration = Duration::from_millis(10);
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -63,7 +67,10 @@ impl FakeApi {
         let path = uri.path();
         match query.get("watch") {
             Some(_) => Ok(self.watch(path, &query)),
-            None => Ok(self.list(path)),
+            None => {
+                sleep(LIST).await;
+                Ok(self.list(path))
+            }
         }
     }
 
@@ -100,7 +107,7 @@ impl FakeApi {
         state.watches.insert(id, (path.to_owned(), says));
         let (api, ends) = (self.clone(), query["timeoutSeconds"].parse().unwrap());
         tokio::spawn(async move {
-            sleep(std::time::Duration::from_secs(ends)).await;
+            sleep(Duration::from_secs(ends)).await;
             api.0.lock().watches.remove(&id);
         });
         let frames = futures::stream::unfold(said, async |mut said| {

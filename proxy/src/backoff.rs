@@ -51,7 +51,7 @@ mod tests {
                     while at < away {
                         at += backoff.next();
                     }
-                    at - away
+                    at.saturating_sub(away)
                 })
                 .collect();
             back.sort_unstable();

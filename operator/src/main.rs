@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, net::SocketAddr, time::Duration};
 
 use anyhow::Context;
-use byrnie_api::v1::{discovery_server::DiscoveryServer, identity_server::IdentityServer};
+use byrnie_api::v1::identity_server::IdentityServer;
 use byrnie_crds::{MeshTrust, names};
 use byrnie_identity::Identity;
 use byrnie_model::{SpiffeId, TrustDomain};
@@ -101,7 +101,7 @@ async fn start(args: &Args, tasks: &Tasks) -> anyhow::Result<()> {
     };
     let listener = listen(args, args.identity_port).await?;
     tasks.spawn("identity", serve::serve(listener, identity_settings, identity_routes, tasks.stopping()));
-    let discovery_routes = Routes::new(DiscoveryServer::new(discovery.clone()));
+    let discovery_routes = Routes::new(discovery.clone().server());
     let discovery_settings = Settings {
         name: "discovery",
         identity: identity.clone(),

@@ -61,6 +61,10 @@ const PER_ADDRESS: usize = 16;
 const HANDSHAKES_PER_ADDRESS: usize = 4;
 /// New connections of one address: a handshake costs us as much as the caller.
 const NEW_PER_ADDRESS: Rate = Rate { burst: 32, interval: Duration::from_millis(250) };
+/// What a connection may send before it is read; nobody has more to say at once.
+const WINDOW: u32 = 256 * 1024;
+/// What waits in a stream for one that reads slowly.
+const SEND_BUFFER: usize = 64 * 1024;
 /// How long streams may take to end when the process stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -217,6 +221,9 @@ async fn connection(shared: &Shared, stream: TcpStream, address: SocketAddr, pla
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
         .max_concurrent_streams(16)
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(16 * 1024)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));

@@ -18,13 +18,16 @@ pub mod vanished;
 
 use std::sync::{Arc, atomic::AtomicU64};
 
-use byrnie_api::v1;
+use byrnie_api::v1::{self, discovery_server::DiscoveryServer};
 use byrnie_model::{SpiffeId, TrustDomain};
 use prometheus_client::registry::Registry;
 use tokio::{sync::watch, time::Instant};
 
 use self::{board::Board, holdings::Holdings, metrics::Metrics, service::Core};
 use crate::{index::World, store::Stores, tasks::Tasks};
+
+/// Of what proxies say, in bytes; each thing is a line or two.
+const LONGEST_MESSAGE: usize = 64 * 1024;
 
 /// The discovery service; cloning shares.
 #[derive(Clone)]
@@ -63,6 +66,11 @@ impl Discovery {
         let streams = AtomicU64::new(0);
         let holdings = Holdings::default();
         Self { core: Arc::new(Core { board, holdings, metrics, operator_id, ready, streams }) }
+    }
+
+    /// As a gRPC service.
+    pub fn server(self) -> DiscoveryServer<Self> {
+        DiscoveryServer::new(self).max_decoding_message_size(LONGEST_MESSAGE)
     }
 
     /// What proxies have in force.

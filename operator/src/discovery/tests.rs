@@ -8,8 +8,7 @@ use byrnie_api::{
     decode, encode,
     v1::{
         self, Ack, Hello, HoldingsRequest, Nack, PolicyGeneration, Roots, ToOperator, ToProxy, Trust,
-        discovery_client::DiscoveryClient, discovery_server::DiscoveryServer, to_operator::Message,
-        to_proxy::Resource,
+        discovery_client::DiscoveryClient, to_operator::Message, to_proxy::Resource,
     },
 };
 use byrnie_model::{Destination, SpiffeId};
@@ -21,6 +20,7 @@ use tokio::{
 };
 use tonic::{
     Code, Request, Status, Streaming,
+    service::interceptor::InterceptedService,
     transport::{Channel, Endpoint, Server},
 };
 use tower::service_fn;
@@ -78,7 +78,7 @@ impl Rig {
             }
             Ok::<_, Status>(request)
         };
-        let service = DiscoveryServer::with_interceptor(self.discovery.clone(), who);
+        let service = InterceptedService::new(self.discovery.clone().server(), who);
         let incoming = futures::stream::iter([Ok::<DuplexStream, std::io::Error>(far)]);
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
         let mut near = Some(TokioIo::new(near));
@@ -343,6 +343,9 @@ async fn a_proxy_that_breaks_the_contract_is_cut_off() {
     let rig = Rig::shop();
     let mut proxy = rig.proxy("web-1").await;
     proxy.say(Message::Hello(hello("web-1"))).await;
+    assert!(proxy.end().await.is_none());
+    let mut proxy = rig.proxy("web-1").await;
+    proxy.say(Message::Nack(Nack { version: 1, error: "x".repeat(100_000) })).await;
     assert!(proxy.end().await.is_none());
     let mut proxy = rig.proxy("web-1").await;
     for i in 0..=super::subscriber::MAX_DESTINATIONS {

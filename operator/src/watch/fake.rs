@@ -65,13 +65,11 @@ impl FakeApi {
         let query: HashMap<&str, &str> =
             uri.query().unwrap_or_default().split('&').filter_map(|p| p.split_once('=')).collect();
         let path = uri.path();
-        match query.get("watch") {
-            Some(_) => Ok(self.watch(path, &query)),
-            None => {
-                sleep(LIST).await;
-                Ok(self.list(path))
-            }
+        if query.contains_key("watch") {
+            return Ok(self.watch(path, &query));
         }
+        sleep(LIST).await;
+        Ok(self.list(path))
     }
 
     fn list(&self, path: &str) -> Answer {

@@ -179,7 +179,11 @@ async fn a_thousand_pods_at_once_all_get_certificates_within_seconds() {
 }
 
 /// A pod's connection to the identity service.
-async fn connect(mesh: &Mesh, from: [u8; 4], to: SocketAddr) -> Result<Channel, tonic::transport::Error> {
+pub(super) async fn connect(
+    mesh: &Mesh,
+    from: [u8; 4],
+    to: SocketAddr,
+) -> Result<Channel, tonic::transport::Error> {
     let config = mesh.anonymous();
     let connector = tower::service_fn(move |_| {
         let config = config.clone();

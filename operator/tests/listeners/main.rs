@@ -247,3 +247,18 @@ async fn a_service_can_hang_up() {
     assert!(ended.expect("the connection is still there").is_err());
     ask(other).await.expect("another connection is none of its business");
 }
+
+#[tokio::test]
+async fn an_address_that_comes_again_and_again_is_slowed_down() {
+    let mesh = Mesh::new();
+    let listener = mesh.listen(false, Duration::from_mins(1)).await;
+    let (begun, mut served) = (Instant::now(), 0);
+    for _ in 0..100 {
+        if let Ok(channel) = issuance::connect(&mesh, [127, 0, 0, 4], listener.address).await {
+            served += u32::from(ask(channel).await.is_ok());
+        }
+    }
+    let since = u32::try_from(begun.elapsed().as_millis() / 250).unwrap();
+    assert!((32..=33 + since).contains(&served), "{served} of 100 in {:?}", begun.elapsed());
+    ask(connect(mesh.anonymous(), listener.address).await.unwrap()).await.expect("another address");
+}

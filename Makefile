@@ -119,6 +119,12 @@ fmt: ## Format everything
 bench: prerequisites binaries ## Compare the proxy with HAProxy and nginx in one run; prints, never fails on speed
 	@tests/bench/run
 
+.PHONY: scale
+scale: prerequisites images ## Grow a cluster of fake pods and proxies to 10,000 and 1,000; prints what the operator takes
+	$(STEP) "simulated proxies" tests/tools/cargo-static --release -p byrnie-scale
+	@install -m 0755 $(TARGET_DIR)/$(HOST)/release/byrnie-scale $(BIN)/
+	@tests/scale/run
+
 .PHONY: sizes
 sizes: binaries images ## Print sizes: binaries, images, lines of code, dependencies
 	@tests/tools/sizes

@@ -1,0 +1,113 @@
+//! How the control plane grows: fake pods behind real Services, a proxy's streams without its traffic, and a table of
+//! what the operator takes for them.
+//!
+//! Owns the order of things and the arguments. It runs in the network of a cluster's node (see `tests/scale/run`).
+
+mod channel;
+mod churn;
+mod cluster;
+mod journal;
+mod operator;
+mod proxy;
+mod reconnect;
+mod report;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use journal::Journal;
+use report::Row;
+use tokio::time::Instant;
+
+/// Measures how Byrnie's operator grows with endpoints, Services and proxies.
+#[derive(Parser)]
+struct Args {
+    /// Sizes, in endpoints, from small to large; each has a tenth as many Services and as many proxies.
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 1000, 10_000])]
+    sizes: Vec<usize>,
+    /// How long endpoints change, at each size.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Changes in a second.
+    #[arg(long, default_value_t = 100)]
+    rate: u32,
+    /// Services that each proxy calls.
+    #[arg(long, default_value_t = 10)]
+    destinations: usize,
+    /// Print JSON, not a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Endpoints of each Service.
+const ENDPOINTS: usize = 10;
+/// All streams must be up within this, or the run has failed.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    ensure!(
+        args.sizes.is_sorted() && args.sizes.first().is_some_and(|&size| size >= ENDPOINTS),
+        "sizes grow"
+    );
+    let provider = (*byrnie_identity::provider()).clone();
+    ensure!(provider.install_default().is_ok(), "a TLS provider is installed already");
+    let client = kube::Client::try_default().await.context("cannot find the cluster")?;
+    let mut cluster = cluster::Cluster::new(client.clone());
+    let operator = operator::Operator::new(client.clone());
+    let (journal, mut events) = Journal::new();
+    let (mut rows, mut churn, mut followers) = (Vec::new(), churn::Churn::default(), Vec::new());
+    for &size in &args.sizes {
+        let services = size / ENDPOINTS;
+        say(&format!("{size} endpoints: creating pods and Services"));
+        let began = Instant::now();
+        cluster.grow(services, ENDPOINTS).await?;
+        let created = began.elapsed();
+
+        let running = events.streams();
+        followers.resize(services, 0);
+        let fleet = cluster.fleet(running).await?;
+        say(&format!("{size} endpoints: starting {} more proxies ({created:.0?} to create)", fleet.len()));
+        let began = Instant::now();
+        for (index, pod) in fleet.into_iter().enumerate() {
+            let wanted = cluster.wanted(running + index, args.destinations);
+            wanted.values().for_each(|&service| followers[service] += 1);
+            let proxy = proxy::Proxy { index: running + index, pod, wanted, journal: journal.clone() };
+            tokio::spawn(proxy.live(cluster.control_plane.clone().context("no trust was found")?));
+        }
+        let up = events.all_up(services, began, PATIENCE).await?;
+
+        say(&format!("{size} endpoints: {} changes a second for {} s", args.rate, args.seconds));
+        let before = operator.usage().await?;
+        let pace = (args.rate, args.seconds);
+        let outcome = churn.run(&client, &cluster.services, &followers, pace, &mut events).await?;
+        let after = operator.usage().await?;
+
+        say(&format!("{size} endpoints: ending one operator, then both"));
+        let one = reconnect::after_end_of(&operator, 1, services, &mut events, PATIENCE).await?;
+        let both = reconnect::after_end_of(&operator, 2, services, &mut events, PATIENCE).await?;
+        let restarted = operator.usage().await?;
+        rows.push(Row {
+            endpoints: size,
+            services,
+            streams: services,
+            started: services - running,
+            start_seconds: up.as_secs_f64(),
+            churn: outcome,
+            cpu_seconds: after.cpu_seconds - before.cpu_seconds,
+            machine_busy: after.busy_since(&before),
+            rss_mib: after.rss_mib,
+            peak_mib: after.peak_mib.max(restarted.peak_mib),
+            one,
+            both,
+        });
+    }
+    let verdict = report::print(&rows, args.json)?;
+    Ok(if verdict { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn say(text: &str) {
+    eprintln!("{text}");
+}

@@ -5,7 +5,10 @@ use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use byrnie_crds::names;
 use byrnie_model::TrustDomain;
-use kube::Client;
+use kube::{
+    Client,
+    runtime::events::{Recorder, Reporter},
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -15,7 +18,7 @@ use crate::{
     metrics::Metrics,
     status::Statuses,
     tasks::Tasks,
-    trust::{current::Trusted, establish::Establish, fleet, root_secret::RootSecrets},
+    trust::{announce::Announcer, current::Trusted, establish::Establish, fleet, root_secret::RootSecrets},
 };
 
 /// What the parts need.
@@ -63,7 +66,10 @@ impl Leader {
             metrics.clone(),
         );
         let outlook = establish.outlook();
-        let establish = Arc::new(establish.with_dwell(dwell));
+        let reporter =
+            Reporter { controller: names::OPERATOR.into(), instance: Some(replicas.replica.clone()) };
+        let announcer = Announcer::new(Recorder::new(client.clone(), reporter));
+        let establish = Arc::new(establish.with_dwell(dwell).with_events(announcer));
         spawn(tasks, "establish", &fence, move || {
             let establish = establish.clone();
             async move { establish.run().await }

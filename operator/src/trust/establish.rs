@@ -2,7 +2,7 @@
 //! a root of our own, and follows a renewed intermediate of somebody else's. Every change is a compare-and-swap of
 //! MeshTrust's status; the process may end between any two calls.
 //!
-//! RBAC: `meshtrusts.byrnie.dev` get, create; `meshtrusts/status` update.
+//! RBAC: `meshtrusts.byrnie.dev` get, create; `meshtrusts/status` update; see [`super::announce`] for Events.
 
 use std::{
     convert::Infallible,
@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use super::{
     Authority, AuthorityError, MeshTrustError, Root, TrustState,
+    announce::Announcer,
     current::Trusted,
     fleet::TakeCensus,
     root_secret::{RootSecrets, SecretError},
@@ -50,6 +51,7 @@ pub struct Establish {
     trust: watch::Receiver<Option<Arc<Trusted>>>,
     dwell: Duration,
     outlook: watch::Sender<Option<Outlook>>,
+    announcer: Option<Announcer>,
     fence: Fence,
     metrics: Metrics,
 }
@@ -90,13 +92,19 @@ impl Establish {
     ) -> Self {
         let (api, outlook) = (Api::all(client), watch::Sender::new(None));
         let dwell = rotation::DWELL;
-        Self { api, secrets, domain, census, trust, dwell, outlook, fence, metrics }
+        Self { api, secrets, domain, census, trust, dwell, outlook, announcer: None, fence, metrics }
     }
 
     /// A phase of a rotation lasts for so long at least.
     #[must_use]
     pub fn with_dwell(self, dwell: Duration) -> Self {
         Self { dwell, ..self }
+    }
+
+    /// Every step is told in an Event, too.
+    #[must_use]
+    pub fn with_events(self, announcer: Announcer) -> Self {
+        Self { announcer: Some(announcer), ..self }
     }
 
     /// What the rotation of a root of our own waits for.
@@ -155,13 +163,17 @@ impl Establish {
             Seen { state, wishes: &wishes, keys: &keys, census: &census, remembered, dwell: self.dwell, now };
         match rotation::step(&seen) {
             Decision::MakeKey => self.make_key(plan).await?,
-            Decision::Write(next) => self.write(object, &next).await?,
+            Decision::Write(next) => self.step(object, state, &next).await?,
             Decision::Wait(outlook, unneeded) => {
-                self.outlook.send_if_modified(|before| {
+                let held_up = outlook.is_held_up(now).then(|| outlook.words(now).message);
+                let news = self.outlook.send_if_modified(|before| {
                     let news = before.as_ref() != Some(&outlook);
                     *before = Some(outlook);
                     news
                 });
+                if let (Some(announcer), Some(why), true) = (&self.announcer, held_up, news) {
+                    announcer.held_up(&object, why).await;
+                }
                 let Some(id) = unneeded else { return Ok(false) };
                 self.fenced()?;
                 self.secrets.remove(id).await?;
@@ -218,6 +230,19 @@ impl Establish {
         state.signer = authority.id();
         state.epoch += 1;
         self.write(object, &state).await
+    }
+
+    async fn step(
+        &self,
+        object: MeshTrust,
+        before: Option<&TrustState>,
+        next: &TrustState,
+    ) -> Result<(), EstablishError> {
+        self.write(object.clone(), next).await?;
+        if let Some(announcer) = &self.announcer {
+            announcer.stepped(&object, before, next).await;
+        }
+        Ok(())
     }
 
     async fn write(&self, mut object: MeshTrust, state: &TrustState) -> Result<(), EstablishError> {

@@ -3,6 +3,7 @@
 //! MeshTrust "default" is the only mutable truth, changed by compare-and-swap; each root's key lies in a Secret of
 //! its own, made before it is referenced. The types carry what rotation needs (reliability.md section 3.2).
 
+pub mod announce;
 pub mod authority;
 pub mod csr;
 pub mod current;

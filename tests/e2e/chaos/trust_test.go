@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"byrnie.dev/e2e/harness"
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -185,6 +187,13 @@ func (s *suite) rotationWithLaggard(t *testing.T) string {
 			if !strings.Contains(named, pod.Name) {
 				err = fmt.Errorf("it says %q in phase %s", named, seen.Phase)
 			}
+		}
+		return err
+	})
+	space.Eventually(time.Minute, "an Event names it", func(ctx context.Context) error {
+		events, err := s.Kube.EventsV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{FieldSelector: "reason=RotationHeldUp"})
+		if err == nil && !slices.ContainsFunc(events.Items, func(event eventsv1.Event) bool { return strings.Contains(event.Note, pod.Name) }) {
+			err = fmt.Errorf("there are %d Events, none of it", len(events.Items))
 		}
 		return err
 	})

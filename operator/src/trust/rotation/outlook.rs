@@ -116,6 +116,12 @@ impl Outlook {
         Words { rotating, reason, message }
     }
 
+    /// Nothing but proxies keeps the next step from being taken.
+    pub fn is_held_up(&self, now: SystemTime) -> bool {
+        matches!(self, Self::Waiting { until, laggards, .. }
+            if !laggards.is_empty() && until.is_none_or(|until| until <= now))
+    }
+
     fn aim(&self) -> &'static str {
         match self {
             Self::Waiting { phase: Phase::Stable, .. } => {

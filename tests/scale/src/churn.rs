@@ -14,7 +14,7 @@ use kube::{
 };
 use serde::Serialize;
 use serde_json::json;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::{
     cluster::Target,
@@ -24,6 +24,9 @@ use crate::{
 
 /// The port of change 0; nobody else's port is as high.
 pub(crate) const FIRST_PORT: u16 = 20_000;
+/// Requests that may be under way: where the API server is slower than the rate, changes come later, not all at once.
+const AT_ONCE: usize = 64;
+const REQUEST: Duration = Duration::from_secs(10);
 /// How long the last changes may take.
 const REST: Duration = Duration::from_secs(10);
 
@@ -77,14 +80,15 @@ impl Churn {
         let (mut under_way, mut sent, mut arrivals) =
             (FuturesUnordered::new(), Vec::new(), Arrivals::default());
         let mut turn = (0..services.len()).cycle();
-        while Instant::now() < end {
+        loop {
             tokio::select! {
-                _ = tick.tick() => {
+                _ = tick.tick(), if under_way.len() < AT_ONCE => {
                     let service = turn.next().context("no Services")?;
                     self.numbers[service] += 1;
                     under_way.push(change(client, services, service, self.numbers[service]));
                 }
                 Some(done) = under_way.next() => sent.push(done?),
+                () = sleep_until(end) => break,
                 Some(event) = events.next(end) => arrivals.note(event.proxy, event.at, &event.what),
             }
         }
@@ -143,7 +147,9 @@ impl Arrivals {
 
 async fn change(client: &Client, services: &[Target], service: usize, number: u16) -> Result<Sent> {
     let sent = Instant::now();
-    write(client, &services[service], number).await?;
+    timeout(REQUEST, write(client, &services[service], number))
+        .await
+        .context("the API server does not answer")??;
     Ok(Sent { service, number, sent, answered: Instant::now() })
 }
 

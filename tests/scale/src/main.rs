@@ -16,7 +16,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use journal::Journal;
+use journal::{Events, Journal};
 use report::Row;
 use tokio::time::Instant;
 
@@ -55,11 +55,48 @@ async fn main() -> Result<ExitCode> {
     let provider = (*byrnie_identity::provider()).clone();
     ensure!(provider.install_default().is_ok(), "a TLS provider is installed already");
     let client = kube::Client::try_default().await.context("cannot find the cluster")?;
-    let mut cluster = cluster::Cluster::new(client.clone());
-    let operator = operator::Operator::new(client.clone());
-    let (journal, mut events) = Journal::new();
-    let (mut rows, mut churn, mut followers) = (Vec::new(), churn::Churn::default(), Vec::new());
+    let (journal, events) = Journal::new();
+    let mut run = Run {
+        cluster: cluster::Cluster::new(client.clone()),
+        operator: operator::Operator::new(client.clone()),
+        client,
+        journal,
+        events,
+        churn: churn::Churn::default(),
+        followers: Vec::new(),
+    };
+    let mut rows = Vec::new();
+    let mut problem = None;
     for &size in &args.sizes {
+        match run.measure(size, &args).await {
+            Ok(row) => rows.push(row),
+            Err(error) => {
+                problem = Some(error.context(format!("at {size} endpoints")));
+                break;
+            }
+        }
+    }
+    let held = report::print(&rows, args.json)?;
+    problem.map_or(Ok(()), Err)?;
+    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What grows.
+struct Run {
+    client: kube::Client,
+    cluster: cluster::Cluster,
+    operator: operator::Operator,
+    journal: Journal,
+    events: Events,
+    churn: churn::Churn,
+    /// How many proxies asked for each Service.
+    followers: Vec<usize>,
+}
+
+impl Run {
+    /// Grows to a size and measures there.
+    async fn measure(&mut self, size: usize, args: &Args) -> Result<Row> {
+        let Self { client, cluster, operator, journal, events, churn, followers } = self;
         let services = size / ENDPOINTS;
         say(&format!("{size} endpoints: creating pods and Services"));
         let began = Instant::now();
@@ -82,14 +119,14 @@ async fn main() -> Result<ExitCode> {
         say(&format!("{size} endpoints: {} changes a second for {} s", args.rate, args.seconds));
         let before = operator.usage().await?;
         let pace = (args.rate, args.seconds);
-        let outcome = churn.run(&client, &cluster.services, &followers, pace, &mut events).await?;
+        let outcome = churn.run(client, &cluster.services, followers, pace, events).await?;
         let after = operator.usage().await?;
 
         say(&format!("{size} endpoints: ending one operator, then both"));
-        let one = reconnect::after_end_of(&operator, 1, services, &mut events, PATIENCE).await?;
-        let both = reconnect::after_end_of(&operator, 2, services, &mut events, PATIENCE).await?;
+        let one = reconnect::after_end_of(operator, 1, services, events, PATIENCE).await?;
+        let both = reconnect::after_end_of(operator, 2, services, events, PATIENCE).await?;
         let restarted = operator.usage().await?;
-        rows.push(Row {
+        Ok(Row {
             endpoints: size,
             services,
             streams: services,
@@ -102,10 +139,8 @@ async fn main() -> Result<ExitCode> {
             peak_mib: after.peak_mib.max(restarted.peak_mib),
             one,
             both,
-        });
+        })
     }
-    let verdict = report::print(&rows, args.json)?;
-    Ok(if verdict { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn say(text: &str) {

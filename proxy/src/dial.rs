@@ -2,7 +2,7 @@
 //!
 //! An endpoint with an identity is never spoken to in plaintext. Knows nothing of pools and requests.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use byrnie_identity::{Alpn, HandshakeError};
 use byrnie_model::{Endpoint, SpiffeId};
@@ -39,6 +39,8 @@ pub struct Dialled {
     pub expires: Option<Instant>,
     /// Whether a peer that acknowledges nothing is given up.
     pub vigilance: Vigilance,
+    /// The certificate that we showed was replaced meanwhile.
+    pub overtaken: bool,
 }
 
 /// Why there is no connection.
@@ -89,8 +91,9 @@ pub async fn dial(worker: &Worker, endpoint: &Endpoint, alpn: Alpn) -> Result<Di
     let Some(expected) =
         endpoint.identity.as_ref().filter(|expected| !is_own_pod(shared, endpoint, expected))
     else {
-        return Ok(Dialled { stream: Stream::Plain(tcp), expires: None, vigilance });
+        return Ok(Dialled { stream: Stream::Plain(tcp), expires: None, vigilance, overtaken: false });
     };
+    let shown = shared.identity.leaf();
     // boxed: requests on open connections need no room for a handshake
     match Box::pin(shared.identity.connect(tcp, expected, alpn)).await {
         Ok(connected) => {
@@ -100,7 +103,9 @@ pub async fn dial(worker: &Worker, endpoint: &Endpoint, alpn: Alpn) -> Result<Di
             if connected.alpn == Alpn::ConfirmedTcp {
                 confirm(&mut stream, endpoint.address).await?;
             }
-            Ok(Dialled { stream, expires: Some(expires), vigilance })
+            let overtaken =
+                shared.identity.leaf().map(|it| Arc::as_ptr(&it)) != shown.map(|it| Arc::as_ptr(&it));
+            Ok(Dialled { stream, expires: Some(expires), vigilance, overtaken })
         }
         Err(source) => {
             shared.metrics.handshake_failed(Direction::Outbound, source.reason());

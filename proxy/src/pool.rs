@@ -135,6 +135,8 @@ impl Life {
         let now = Instant::now();
         let oldest = now + MAX_AGE.mul_f32(1.0 - 0.1 * fastrand::f32());
         let expires = dialled.expires.map_or(oldest, |certificate| certificate.min(oldest));
+        // what is overtaken serves whoever waits for it, and nobody else
+        let expires = if dialled.overtaken { now } else { expires };
         Self { generation: worker.generation(), expires, idle_since: Cell::new(now) }
     }
 

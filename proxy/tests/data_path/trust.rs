@@ -1,6 +1,13 @@
 //! What becomes of open connections when certificates and roots change.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use byrnie_model::Protocol;
 use tokio::{
@@ -38,6 +45,41 @@ async fn a_renewed_certificate_is_used_at_once_and_costs_no_request() {
             .unwrap();
         tokio::time::sleep(Duration::from_millis(600)).await;
     }
+}
+
+#[tokio::test]
+async fn a_handshake_that_a_renewal_overtook_serves_only_the_request_that_waited_for_it() {
+    let mesh = Mesh::new(echo().await);
+    let (inbound, held) = (mesh.server.inbound, Arc::new(tokio::sync::Semaphore::new(0)));
+    let opened = Arc::new(AtomicUsize::new(0));
+    let (holding, opening) = (held.clone(), opened.clone());
+    let slow = played(move |mut tcp| {
+        opening.fetch_add(1, Ordering::SeqCst);
+        let holding = holding.clone();
+        async move {
+            holding.acquire().await.unwrap().forget();
+            let mut server = tokio::net::TcpStream::connect(inbound).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut tcp, &mut server).await;
+        }
+    });
+    mesh.route(one_service(Protocol::Detect, vec![meshed(slow.await, "api")]));
+    let mut tcp = mesh.connect().await;
+    let mut ask = async || {
+        tcp.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert!(read_until(&mut tcp, "body 0\n").await.starts_with("HTTP/1.1 200 "));
+    };
+    let renewing = async {
+        within(LIMIT, "nobody calls", async || (opened.load(Ordering::SeqCst) == 1).then_some(())).await;
+        let leaf = mesh.authority.leaf("web", Duration::from_hours(1));
+        mesh.client.shared.identity.install_leaf(leaf).unwrap();
+        sleep(Duration::from_millis(600)).await;
+        held.add_permits(2);
+    };
+    tokio::join!(ask(), renewing);
+    ask().await;
+    assert_eq!(opened.load(Ordering::SeqCst), 2);
+    ask().await;
+    assert_eq!(opened.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

@@ -230,13 +230,22 @@ async fn flood(mesh: Arc<Mesh>, to: SocketAddr, asked: Arc<AtomicUsize>, refused
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_floods_slows_no_other() {
     let mesh = Arc::new(Mesh::new());
-    let town = Town::new(&mesh, 101);
+    let town = Town::new(&mesh, 121);
     let tcp = serve::bind("[::]:0".parse().unwrap()).await.unwrap();
     let to = SocketAddr::from(([127, 0, 0, 1], tcp.local_addr().unwrap().port()));
     let identity = mesh.member(&operator());
     let settings = Settings { name: "identity", identity, mutual: false, max_age: Duration::from_mins(1) };
     let routes = Routes::new(IdentityServer::new(town.issuance(&mesh)));
     tokio::spawn(serve::serve(tcp, settings, routes, CancellationToken::new()));
+
+    // What a pod waits for when nobody floods, on a machine that may be busy.
+    let mut alone = Duration::ZERO;
+    for pod in 102..=121 {
+        let begun = Instant::now();
+        let channel = connect(&mesh, address(pod), to).await.unwrap();
+        IdentityClient::new(channel).issue(request(pod)).await.unwrap();
+        alone = alone.max(Instant::now() - begun);
+    }
 
     let (asked, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let attackers: Vec<_> =
@@ -272,8 +281,8 @@ async fn a_pod_that_floods_slows_no_other() {
         "one pod asked {asked} times ({refused} refused); token reviews: {reviews}; 100 others: half within {:.0?}, 99 % within {:.0?}",
         took[49], took[98]
     );
-    assert!(took[98] < Duration::from_secs(2), "{:?}", took[98]);
+    assert!(took[98] < Duration::from_secs(2).max(alone * 10), "{:?}, alone {alone:?}", took[98]);
     assert!(asked < 16 * 16 * 20, "the flood is kept quiet: {asked}");
-    assert!(reviews <= 100 + 10 + 20, "the flood reached the API server: {reviews}");
+    assert!(reviews <= 20 + 100 + 10 + 30, "the flood reached the API server: {reviews}");
     assert_eq!(took.len(), 100);
 }

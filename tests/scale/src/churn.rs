@@ -3,7 +3,10 @@
 //! A change gives one endpoint of a Service another port, which says its number. A change is everywhere when each stream
 //! has it or a later one: the latest is enough.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -24,7 +27,8 @@ use crate::{
 
 /// The port of change 0; nobody else's port is as high.
 pub(crate) const FIRST_PORT: u16 = 20_000;
-/// Requests that may be under way: where the API server is slower than the rate, changes come later, not all at once.
+/// Requests that may be under way, one for each Service: where the API server is slower than the rate, changes come
+/// later, and never in each other's way.
 const AT_ONCE: usize = 64;
 const REQUEST: Duration = Duration::from_secs(10);
 /// How long the last changes may take.
@@ -79,15 +83,20 @@ impl Churn {
         let end = began + Duration::from_secs(seconds);
         let (mut under_way, mut sent, mut arrivals) =
             (FuturesUnordered::new(), Vec::new(), Arrivals::default());
-        let mut turn = (0..services.len()).cycle();
+        // whose turn it is; a Service comes back when its change has been answered
+        let mut free: VecDeque<usize> = (0..services.len()).collect();
         loop {
             tokio::select! {
-                _ = tick.tick(), if under_way.len() < AT_ONCE => {
-                    let service = turn.next().context("no Services")?;
+                _ = tick.tick(), if under_way.len() < AT_ONCE && !free.is_empty() => {
+                    let service = free.pop_front().context("no Services")?;
                     self.numbers[service] += 1;
                     under_way.push(change(client, services, service, self.numbers[service]));
                 }
-                Some(done) = under_way.next() => sent.push(done?),
+                Some(done) = under_way.next() => {
+                    let done: Sent = done?;
+                    free.push_back(done.service);
+                    sent.push(done);
+                }
                 () = sleep_until(end) => break,
                 Some(event) = events.next(end) => arrivals.note(event.proxy, event.at, &event.what),
             }

@@ -73,7 +73,7 @@ pub(crate) fn print(rows: &[Row], json: bool) -> Result<bool> {
             println!("|{}|{}", "-".repeat(60), format!("{}:|", "-".repeat(23)).repeat(rows.len()));
         }
     }
-    println!();
+    println!("\nAt {} endpoints and {} streams:", largest.endpoints, largest.streams);
     let met = |is: bool| if is { "met" } else { "missed" };
     let reconnect = largest.one.seconds.max(largest.both.seconds);
     let p99 = largest.churn.propagation_ms.p99;

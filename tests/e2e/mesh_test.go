@@ -79,6 +79,10 @@ func TestMesh(t *testing.T) {
 		test{"a proxy is killed", s.killProxy},
 	)
 	t.Run("on the wire", s.onTheWire)
+	s.phase(t, "at rest", true,
+		test{"private keys", s.privateKeys},
+		test{"permissions", s.permissions},
+	)
 	t.Run("install, upgrade, uninstall", s.lifecycle)
 }
 

@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -89,43 +90,58 @@ func (c *Cluster) InstallChart(ctx context.Context, chart string, values ...stri
 	return c.Helm(ctx, args...)
 }
 
-// Leftovers are the objects of the mesh that are in the cluster: everything labelled as part of it, the
-// kinds it brought, the ConfigMaps it wrote into meshed namespaces, and all that is in its own.
-func (c *Cluster) Leftovers(ctx context.Context) ([]string, error) {
-	_, resources, err := c.Kube.Discovery().ServerGroupsAndResources()
+// EveryObject shows all objects of all kinds in the cluster.
+func (c *Cluster) EveryObject(ctx context.Context, visit func(resource schema.GroupVersionResource, object unstructured.Unstructured)) error {
+	_, lists, err := c.Kube.Discovery().ServerGroupsAndResources()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var found []string
-	for _, list := range resources {
+	for _, list := range lists {
 		version, err := schema.ParseGroupVersion(list.GroupVersion)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if version.Group == MeshGroup || version.Group == SplitGroup {
-			found = append(found, "API group "+list.GroupVersion)
-		}
-		for _, resource := range list.APIResources {
-			if !slices.Contains(resource.Verbs, "list") || resource.Name == "events" || version.Group == "metrics.k8s.io" {
+		for _, kind := range list.APIResources {
+			if !slices.Contains(kind.Verbs, "list") || version.Group == "metrics.k8s.io" {
 				continue
 			}
-			objects, err := c.Dynamic.Resource(version.WithResource(resource.Name)).List(ctx, metav1.ListOptions{})
+			resource := version.WithResource(kind.Name)
+			objects, err := c.Dynamic.Resource(resource).List(ctx, metav1.ListOptions{})
 			if apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err) || meta.IsNoMatchError(err) {
 				continue
 			}
 			if err != nil {
-				return nil, fmt.Errorf("list %s: %w", resource.Name, err)
+				return fmt.Errorf("list %s: %w", kind.Name, err)
 			}
 			for _, object := range objects.Items {
-				ours := object.GetLabels()[PartOfLabel] == "byrnie" || object.GetName() == TrustConfigMap ||
-					(object.GetNamespace() == SystemNamespace && object.GetName() != "default" && object.GetName() != "kube-root-ca.crt")
-				if ours && object.GetDeletionTimestamp() == nil {
-					found = append(found, fmt.Sprintf("%s %s/%s", object.GetKind(), object.GetNamespace(), object.GetName()))
-				}
+				visit(resource, object)
 			}
 		}
 	}
-	return found, nil
+	return nil
+}
+
+// Leftovers are the objects of the mesh that are in the cluster: everything labelled as part of it, the
+// kinds it brought, the ConfigMaps it wrote into meshed namespaces, and all that is in its own.
+func (c *Cluster) Leftovers(ctx context.Context) ([]string, error) {
+	groups, err := c.Kube.Discovery().ServerGroups()
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, group := range groups.Groups {
+		if group.Name == MeshGroup || group.Name == SplitGroup {
+			found = append(found, "API group "+group.Name)
+		}
+	}
+	err = c.EveryObject(ctx, func(resource schema.GroupVersionResource, object unstructured.Unstructured) {
+		ours := object.GetLabels()[PartOfLabel] == "byrnie" || object.GetName() == TrustConfigMap ||
+			(object.GetNamespace() == SystemNamespace && object.GetName() != "default" && object.GetName() != "kube-root-ca.crt")
+		if ours && object.GetDeletionTimestamp() == nil && resource.Resource != "events" {
+			found = append(found, fmt.Sprintf("%s %s/%s", object.GetKind(), object.GetNamespace(), object.GetName()))
+		}
+	})
+	return found, err
 }
 
 // WithinMinutes is a context for long commands of a test.

@@ -71,6 +71,7 @@ func TestMesh(t *testing.T) {
 		test{"splits: edges", s.splitEdges},
 		test{"admission of our kinds", s.admission},
 		test{"admission of pods", s.podAdmission},
+		test{"ways around a proxy", s.bypass},
 	)
 	s.phase(t, "disruption", true,
 		test{"bad input", s.badInput},

@@ -63,6 +63,9 @@ func (w *Watchtower) Counts(t *testing.T) node.Counts {
 	return total
 }
 
+// Place is the tower on a node: in the node's network, outside the mesh.
+func (w *Watchtower) Place(node string) Place { return w.space.In(w.pods[node]) }
+
 // Memory is what a container's processes hold.
 func (w *Watchtower) Memory(t *testing.T, pod corev1.Pod, container string) node.Memory {
 	t.Helper()

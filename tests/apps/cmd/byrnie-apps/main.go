@@ -19,6 +19,7 @@ import (
 	"byrnie.dev/apps/node"
 	"byrnie.dev/apps/process"
 	"byrnie.dev/apps/shop"
+	"byrnie.dev/apps/udp"
 )
 
 var commands = []struct {
@@ -33,6 +34,8 @@ var commands = []struct {
 	{"node", "look at a node's packets and memory, kill a container: for tests", node.Main},
 	{"timeline", "print the time of the start and wait", process.Timeline},
 	{"sleep", "wait", process.Sleep},
+	{"udp", "echo datagrams, or ask whether they are", udp.Main},
+	{"as", "run one of these commands as another user", process.As},
 	{"job", "make one call, run for a while, end with a code", process.Job},
 }
 

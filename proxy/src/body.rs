@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use crate::{balance::Pending, exchange::Exchange, headers, pool::Lease};
+use crate::{balance::Pending, exchange::Exchange, headers, pace::Pace, pool::Lease};
 
 /// Request bodies up to this size can be sent again.
 pub const MAX_KEPT: usize = 64 * 1024;
@@ -86,6 +86,7 @@ pub struct Reader {
 pub struct Download {
     incoming: Incoming,
     deadline: Option<Pin<Box<Sleep>>>,
+    pace: Option<Rc<Pace>>,
     // dropped in this order: the connection is free before the request counts as done
     lease: Option<Lease>,
     pending: Option<Pending>,
@@ -196,16 +197,17 @@ impl Upload {
 }
 
 impl Download {
-    /// A response's body; `deadline` cuts it off.
+    /// A response's body; `deadline` cuts it off, and `pace` makes it wait for a client that may not read.
     pub fn new(
         incoming: Incoming,
-        lease: Option<Lease>,
-        pending: Option<Pending>,
+        (lease, pending): (Lease, Pending),
         exchange: Box<Exchange>,
         deadline: Option<Instant>,
+        pace: Option<Rc<Pace>>,
     ) -> Box<Self> {
         let deadline = deadline.map(|at| Box::pin(sleep_until(at)));
-        let mut this = Box::new(Self { incoming, deadline, lease, pending, exchange });
+        let (lease, pending) = (Some(lease), Some(pending));
+        let mut this = Box::new(Self { incoming, deadline, pace, lease, pending, exchange });
         if this.incoming.is_end_stream() {
             this.ended();
         }
@@ -224,6 +226,9 @@ impl Download {
         {
             return Poll::Ready(Some(Err(BodyError::Deadline)));
         }
+        if self.pace.as_ref().is_some_and(|pace| pace.waits(self.exchange.bytes_sent())) {
+            return Poll::Pending;
+        }
         let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             None => {
                 self.ended();
@@ -235,6 +240,9 @@ impl Download {
         match frame.into_data() {
             Ok(data) => {
                 self.exchange.sent(data.len());
+                if let Some(pace) = &self.pace {
+                    pace.pass(data.len());
+                }
                 if self.incoming.is_end_stream() {
                     self.ended();
                 }

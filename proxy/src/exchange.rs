@@ -163,6 +163,11 @@ impl Exchange {
         self.sent += bytes as u64;
     }
 
+    /// How many those are so far.
+    pub fn bytes_sent(&self) -> u64 {
+        self.sent
+    }
+
     /// The response's last byte has passed.
     pub fn complete(&mut self) {
         self.complete = true;

@@ -16,6 +16,7 @@ use crate::{
     exchange::Exchange,
     headers::{self, Asked},
     http_proxy::Front,
+    pace::Pace,
     reject::{self, Reject},
     retry::{self, Answer, Budget, Template},
     upgrade::Tunnel,
@@ -89,7 +90,8 @@ pub async fn forward(
         return Ok(response.map(|_| ProxyBody::Empty));
     }
     Ok(response.map(|incoming| {
-        ProxyBody::Download(Download::new(incoming, Some(lease), Some(pending), exchange, deadline))
+        let pace = (http1 && !Pace::is_short(&incoming.size_hint())).then(|| front.pace.clone());
+        ProxyBody::Download(Download::new(incoming, (lease, pending), exchange, deadline, pace))
     }))
 }
 

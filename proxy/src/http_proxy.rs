@@ -24,6 +24,7 @@ use crate::{
     activity::{Activity, End},
     body::ProxyBody,
     http1_guard::{Guard, MAX_HEAD},
+    pace::{Pace, Paced},
     pool::Local,
     stream::Stream,
     upgrade::Tunnel,
@@ -52,6 +53,8 @@ pub struct Front {
     pub destination: SocketAddr,
     /// What the connection is doing.
     pub activity: Rc<Activity>,
+    /// What waits for the client, over HTTP/1.
+    pub pace: Rc<Pace>,
     tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
@@ -72,7 +75,7 @@ impl Front {
         destination: SocketAddr,
         activity: Rc<Activity>,
     ) -> Self {
-        Self { worker, client, destination, activity, tunnel: RefCell::default() }
+        Self { worker, client, destination, activity, pace: Rc::default(), tunnel: RefCell::default() }
     }
 
     /// What follows when the response that is about to be returned, a 101, has been written.
@@ -91,7 +94,7 @@ pub async fn http1<H: Handler>(stream: Stream, handler: Rc<H>) {
         () = poll_fn(|cx| guard.poll_head(cx)) => {}
         _ = activity.ending() => return,
     }
-    let io = TokioIo::new(guard);
+    let io = TokioIo::new(Paced::new(guard, handler.front().pace.clone()));
     let answering = handler.clone();
     let service = service_fn(move |request| answer(answering.clone(), Box::new(request)));
     let mut builder = http1::Builder::new();
@@ -113,7 +116,7 @@ pub async fn http1<H: Handler>(stream: Stream, handler: Rc<H>) {
     let tunnel = handler.front().tunnel.take();
     if let Some(tunnel) = tunnel {
         let parts = connection.into_parts();
-        let (stream, held) = parts.io.into_inner().into_parts();
+        let (stream, held) = parts.io.into_inner().into_inner().into_parts();
         Box::pin(tunnel.run(stream, [&parts.read_buf[..], &held].concat(), &activity)).await;
     }
 }

@@ -33,6 +33,7 @@ pub mod metrics;
 pub mod opaque;
 pub mod original_destination;
 pub mod outbound;
+pub mod pace;
 pub mod passage;
 pub mod pool;
 pub mod probe;

@@ -19,9 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// A byte less than hyper's first buffer, so that it does not double.
 const SIP: usize = 8 * 1024 - 1;
 /// So much of a response the sockets take, read or not; whoever has taken more does read.
-const PATIENCE: usize = 128 * 1024;
+pub const PATIENCE: usize = 128 * 1024;
 /// A response that the sockets take as a whole needs no care.
-const SHORT: u64 = 64 * 1024;
+pub const SHORT: u64 = 64 * 1024;
 
 /// The stream.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::{
     cluster::Target,
-    journal::{Events, Sight},
+    journal::{Events, Sight, since},
     report::Spread,
 };
 
@@ -59,7 +59,7 @@ pub(crate) struct Churn {
 struct Sent {
     service: usize,
     number: u16,
-    sent: Instant,
+    asked: Instant,
     answered: Instant,
 }
 
@@ -101,7 +101,7 @@ impl Churn {
                 Some(event) = events.next(end) => arrivals.note(event.proxy, event.at, &event.what),
             }
         }
-        let took = began.elapsed();
+        let took = since(began);
         while let Some(done) = under_way.next().await {
             sent.push(done?);
         }
@@ -122,12 +122,12 @@ fn outcome(sent: &[Sent], arrivals: &Arrivals, followers: &[usize], took: Durati
         changes: sent.len(),
         changes_per_second: sent.len() as f64 / took.as_secs_f64(),
         lost: sent.len() - arrived.len(),
-        propagation_ms: arrived.iter().map(|(change, at)| *at - change.sent).collect(),
+        propagation_ms: arrived.iter().map(|(change, at)| *at - change.asked).collect(),
         after_write_ms: arrived
             .iter()
             .map(|(change, at)| at.saturating_duration_since(change.answered))
             .collect(),
-        api_ms: sent.iter().map(|change| change.answered - change.sent).collect(),
+        api_ms: sent.iter().map(|change| change.answered - change.asked).collect(),
     }
 }
 
@@ -155,11 +155,11 @@ impl Arrivals {
 }
 
 async fn change(client: &Client, services: &[Target], service: usize, number: u16) -> Result<Sent> {
-    let sent = Instant::now();
+    let asked = Instant::now();
     timeout(REQUEST, write(client, &services[service], number))
         .await
         .context("the API server does not answer")??;
-    Ok(Sent { service, number, sent, answered: Instant::now() })
+    Ok(Sent { service, number, asked, answered: Instant::now() })
 }
 
 /// A second slice of the Service, with one of its own pods at a port that says the change's number.
@@ -206,7 +206,7 @@ mod tests {
             arrivals.note(proxy, at(ms), &Sight::Change { service: 1, number });
         }
         let everywhere = |number, followers| {
-            arrivals.everywhere(&Sent { service: 1, number, sent: start, answered: start }, &[0, followers])
+            arrivals.everywhere(&Sent { service: 1, number, asked: start, answered: start }, &[0, followers])
         };
         assert_eq!(everywhere(1, 2), Some(at(30)), "proxy 8 was told the second at once");
         assert_eq!(everywhere(2, 2), Some(at(30)));

@@ -8,6 +8,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+/// How long ago that was.
+pub(crate) fn since(then: Instant) -> Duration {
+    Instant::now().saturating_duration_since(then)
+}
+
 /// Something that a proxy saw.
 pub(crate) struct Event {
     pub(crate) proxy: usize,

@@ -16,7 +16,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use journal::{Events, Journal};
+use journal::{Events, Journal, since};
 use report::Row;
 use tokio::time::Instant;
 
@@ -101,7 +101,7 @@ impl Run {
         say(&format!("{size} endpoints: creating pods and Services"));
         let began = Instant::now();
         cluster.grow(services, ENDPOINTS).await?;
-        let created = began.elapsed();
+        let created = since(began);
 
         let running = events.streams();
         followers.resize(services, 0);
@@ -110,7 +110,9 @@ impl Run {
         let began = Instant::now();
         for (index, pod) in fleet.into_iter().enumerate() {
             let wanted = cluster.wanted(running + index, args.destinations);
-            wanted.values().for_each(|&service| followers[service] += 1);
+            for &service in wanted.values() {
+                followers[service] += 1;
+            }
             let proxy = proxy::Proxy { index: running + index, pod, wanted, journal: journal.clone() };
             tokio::spawn(proxy.live(cluster.control_plane.clone().context("no trust was found")?));
         }

@@ -136,8 +136,10 @@ mod tests {
 
     #[test]
     fn the_kernels_files_are_read() {
-        assert_eq!(mib("Name:\tx\nVmHWM:\t  20480 kB\nVmRSS:\t  10240 kB\n", "VmRSS:").unwrap(), 10.0);
+        let of_mib = mib("Name:\tx\nVmHWM:\t  20480 kB\nVmRSS:\t  10240 kB\n", "VmRSS:").unwrap();
+        assert!((of_mib - 10.0).abs() < 1e-9, "{of_mib}");
         let stat = "12 (a ) b) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0";
-        assert_eq!(cpu(stat).unwrap(), 2.0);
+        let seconds = cpu(stat).unwrap();
+        assert!((seconds - 2.0).abs() < 1e-9, "{seconds}");
     }
 }

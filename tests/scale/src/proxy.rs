@@ -22,7 +22,7 @@ use v1::{to_operator::Message, to_proxy::Resource};
 use crate::{
     channel::{self, ALPN},
     churn::FIRST_PORT,
-    journal::{Journal, Sight},
+    journal::{Journal, Sight, since},
 };
 
 /// As in proxy/src/control.rs and proxy/src/backoff.rs.
@@ -75,7 +75,7 @@ impl Proxy {
                 self.journal.note(self.index, Sight::Trouble(format!("no stream: {error:#}")));
             }
             self.journal.note(self.index, Sight::Down);
-            if began.elapsed() > GOOD {
+            if since(began) > GOOD {
                 attempt = 0;
                 sleep(HERD.mul_f64(fastrand::f64())).await;
             }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::{
-    journal::{Events, Sight},
+    journal::{Events, Sight, since},
     operator::Operator,
 };
 
@@ -37,11 +37,11 @@ pub(crate) async fn after_end_of(
     let (mut ended, mut last) = (vec![false; streams], began);
     loop {
         let all = ended.iter().all(|ended| *ended);
-        let enough = if replicas == 1 { began.elapsed() >= QUIET } else { all };
+        let enough = if replicas == 1 { since(began) >= QUIET } else { all };
         if enough && events.down() == 0 {
             break;
         }
-        if began.elapsed() > patience {
+        if since(began) > patience {
             bail!("{} of {streams} streams are not up again; {}", events.down(), events.trouble());
         }
         let until = (began + patience).min(Instant::now() + QUIET);

@@ -31,12 +31,18 @@ pub struct Namespaces {
 impl Namespace {
     /// Whether its pods are injected unless they opt out.
     pub fn is_meshed(&self) -> bool {
-        matches!(self.label(names::INJECT_LABEL), Some("enabled" | "enforced"))
+        self.is_enforced() || self.label(names::INJECT_LABEL) == Some("enabled")
+    }
+
+    /// Whether nothing in it may stay out of the mesh.
+    pub fn is_enforced(&self) -> bool {
+        self.label(names::INJECT_LABEL) == Some("enforced")
     }
 
     /// Whether its pods may leave the mesh, whole or by port.
     pub fn allows_opt_out(&self) -> bool {
-        self.annotations.get(names::ALLOW_OPT_OUT_ANNOTATION).is_some_and(|value| value == "true")
+        !self.is_enforced()
+            && self.annotations.get(names::ALLOW_OPT_OUT_ANNOTATION).is_some_and(|value| value == "true")
     }
 
     /// The PodSecurity level that forbids NET_ADMIN here, if one does.

@@ -144,6 +144,8 @@ fn only_the_namespace_decides_about_opting_out() {
     assert_eq!(inject(&pod, &meshed(), &settings()), Err(Refusal::OptOut { namespace: "shop".into() }));
     let lenient = namespace(&[("byrnie.dev/inject", "enabled")], &[("byrnie.dev/allow-opt-out", "true")]);
     assert!(matches!(inject(&pod, &lenient, &settings()), Ok(Outcome::Untouched(_))));
+    let enforced = namespace(&[("byrnie.dev/inject", "enforced")], &[("byrnie.dev/allow-opt-out", "true")]);
+    assert_eq!(inject(&pod, &enforced, &settings()), Err(Refusal::OptOut { namespace: "shop".into() }));
     pod["metadata"] = json!({"annotations": {"byrnie.dev/skip-inbound-ports": "22, 2222"}});
     let args = injected(&pod, &lenient)["spec"]["initContainers"][0]["args"].to_string();
     assert!(args.contains("--skip-inbound-ports=22,2222"), "{args}");

@@ -72,6 +72,7 @@ func TestMesh(t *testing.T) {
 		test{"admission of our kinds", s.admission},
 		test{"admission of pods", s.podAdmission},
 		test{"ways around a proxy", s.bypass},
+		test{"enforced namespaces", s.enforcement},
 		test{"the webhook changes its certificate", s.webhookCertificate},
 	)
 	s.phase(t, "disruption", true,

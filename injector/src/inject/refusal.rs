@@ -34,9 +34,11 @@ pub enum Refusal {
     },
     /// Only namespaces decide about opting out.
     #[error(
-        "byrnie: pod is labelled {}=disabled, but namespace {namespace} does not allow opting out; annotate the namespace {}=true or remove the label",
+        "byrnie: pod is labelled {}=disabled, but namespace {namespace} does not allow opting out; remove the label, or \
+         annotate the namespace {}=true (which means nothing where {}=enforced)",
         names::INJECT_LABEL,
-        names::ALLOW_OPT_OUT_ANNOTATION
+        names::ALLOW_OPT_OUT_ANNOTATION,
+        names::INJECT_LABEL
     )]
     OptOut {
         /// The namespace.
@@ -44,9 +46,10 @@ pub enum Refusal {
     },
     /// As above, for an annotation that takes ports out.
     #[error(
-        "byrnie: annotation {annotation} takes ports out of the mesh, but namespace {namespace} does not allow opting out; annotate the \
-         namespace {}=true or remove the annotation",
-        names::ALLOW_OPT_OUT_ANNOTATION
+        "byrnie: annotation {annotation} takes ports out of the mesh, but namespace {namespace} does not allow opting out; remove the \
+         annotation, or annotate the namespace {}=true (which means nothing where {}=enforced)",
+        names::ALLOW_OPT_OUT_ANNOTATION,
+        names::INJECT_LABEL
     )]
     SkippedPorts {
         /// The annotation.

@@ -26,6 +26,23 @@ pub fn is_meshed(pod: &Pod) -> bool {
     labelled && init_containers(pod).iter().any(|container| container.name == names::PROXY_CONTAINER)
 }
 
+/// Whether a namespace's pods are to be in the mesh.
+pub fn is_meshed_namespace(namespace: &Namespace) -> bool {
+    matches!(inject_label(namespace), Some(names::INJECT_ENABLED | names::INJECT_ENFORCED))
+}
+
+/// Whether a pod of a meshed namespace runs past the mesh: without a proxy, though it could have one and may not opt
+/// out. With its node's network it cannot; a node's own (static) pods are nobody else's to change.
+pub fn lacks_proxy(pod: &Pod, namespace: &Namespace) -> bool {
+    let allowed =
+        namespace.annotations().get(names::ALLOW_OPT_OUT_ANNOTATION).is_some_and(|value| value == "true")
+            && inject_label(namespace) != Some(names::INJECT_ENFORCED);
+    let asked = pod.labels().get(names::INJECT_LABEL).is_some_and(|value| value == names::INJECT_DISABLED);
+    let on_its_node = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+    let of_its_node = pod.owner_references().iter().any(|owner| owner.kind == "Node");
+    !(is_meshed(pod) || on_its_node || of_its_node || allowed && asked)
+}
+
 /// Whether a pod has come to its end: its addresses may be another's already.
 pub fn has_ended(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
@@ -65,6 +82,10 @@ pub fn service_ports(service: &Service) -> Vec<(String, ServicePort)> {
         Some((port.name.clone().unwrap_or_default(), ServicePort { port: number, target, protocol }))
     })
     .collect()
+}
+
+fn inject_label(namespace: &Namespace) -> Option<&str> {
+    namespace.labels().get(names::INJECT_LABEL).map(String::as_str)
 }
 
 fn init_containers(pod: &Pod) -> &[Container] {
@@ -119,5 +140,42 @@ mod tests {
             mtls_default(&serde_saphyr::from_str(&yaml).unwrap())
         };
         assert_eq!((of("Permissive"), of("permissive")), (MtlsMode::Permissive, MtlsMode::Strict));
+    }
+
+    #[test]
+    fn who_lacks_a_proxy() {
+        let space = |label: &str, allows: &str| -> Namespace {
+            serde_saphyr::from_str(&format!(
+                "{{metadata: {{labels: {{byrnie.dev/inject: {label}}}, annotations: {{byrnie.dev/allow-opt-out: '{allows}'}}}}}}"
+            ))
+            .unwrap()
+        };
+        let pod = |metadata: &str, spec: &str| -> Pod {
+            serde_saphyr::from_str(&format!("{{metadata: {{{metadata}}}, spec: {{containers: [], {spec}}}}}"))
+                .unwrap()
+        };
+        let (enabled, lenient, enforced) =
+            (space("enabled", "false"), space("enabled", "true"), space("enforced", "true"));
+        assert!(is_meshed_namespace(&enabled) && is_meshed_namespace(&enforced));
+        assert!(!is_meshed_namespace(&space("disabled", "true")));
+        let bare = pod("", "");
+        let opted_out = pod("labels: {byrnie.dev/inject: disabled}", "");
+        let meshed = pod("labels: {byrnie.dev/injected: 'true'}", "initContainers: [{name: byrnie-proxy}]");
+        let forged = pod("labels: {byrnie.dev/injected: 'true'}", "");
+        let of_node = pod("ownerReferences: [{kind: Node, name: n, apiVersion: v1, uid: u}]", "");
+        for (pod, lacks) in [
+            (&bare, [true, true, true]),
+            (&opted_out, [true, false, true]),
+            (&forged, [true, true, true]),
+            (&meshed, [false; 3]),
+            (&of_node, [false; 3]),
+            (&pod("", "hostNetwork: true"), [false; 3]),
+        ] {
+            assert_eq!(
+                [&enabled, &lenient, &enforced].map(|space| lacks_proxy(pod, space)),
+                lacks,
+                "{pod:?}"
+            );
+        }
     }
 }

@@ -45,6 +45,9 @@ pub struct Args {
     /// How long each phase of a rotation of the root lasts at least, as in 60s; 15s or longer
     #[arg(long, env = "BYRNIE_ROTATION_DWELL", default_value = "60s", value_parser = dwell)]
     pub rotation_dwell: Duration,
+    /// Evict pods of meshed namespaces that run without a proxy, so that their owners make them anew, one at a time
+    #[arg(long, env = "BYRNIE_EVICT_UNINJECTED")]
+    pub evict_uninjected: bool,
     /// What is logged, as in `info,byrnie_operator=debug`
     #[arg(long, env = "BYRNIE_LOG", default_value = "info")]
     pub log: String,

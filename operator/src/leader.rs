@@ -1,5 +1,5 @@
 //! What only one replica does, each part in a task of its own, in every term of this replica: establish trust and rotate
-//! its root, keep the ConfigMaps, follow what the proxies of other replicas hold, write statuses.
+//! its root, keep the ConfigMaps, look after pods without a proxy, follow what the proxies of other replicas hold, write statuses.
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
@@ -19,6 +19,7 @@ use crate::{
     status::Statuses,
     tasks::Tasks,
     trust::{announce::Announcer, current::Trusted, establish::Establish, fleet, root_secret::RootSecrets},
+    uninjected::Uninjected,
 };
 
 /// What the parts need.
@@ -37,6 +38,8 @@ pub struct Leader {
     pub replicas: Replicas,
     /// How long a phase of a rotation lasts at least.
     pub dwell: Duration,
+    /// Whether pods without a proxy are evicted.
+    pub evict_uninjected: bool,
     /// What proxies are told of the operator.
     pub address: Address,
     /// Counts.
@@ -46,8 +49,9 @@ pub struct Leader {
 impl Leader {
     /// Takes part in the election, and does the work whenever this replica leads.
     pub fn start(self, tasks: &Tasks) {
-        let Self { client, secrets, trust_domain, trust, discovery, replicas, dwell, address, metrics } =
-            self;
+        let Self {
+            client, secrets, trust_domain, trust, discovery, replicas, dwell, address, metrics, ..
+        } = self;
         let leases = ApiLeases::new(client.clone(), &replicas.namespace, names::OPERATOR);
         // No two processes have the same name, also not two lives of one pod.
         let name = format!("{}_{:08x}", replicas.replica, fastrand::u32(..));
@@ -68,7 +72,8 @@ impl Leader {
         let outlook = establish.outlook();
         let reporter =
             Reporter { controller: names::OPERATOR.into(), instance: Some(replicas.replica.clone()) };
-        let announcer = Announcer::new(Recorder::new(client.clone(), reporter));
+        let recorder = Recorder::new(client.clone(), reporter);
+        let announcer = Announcer::new(recorder.clone());
         let establish = Arc::new(establish.with_dwell(dwell).with_events(announcer));
         spawn(tasks, "establish", &fence, move || {
             let establish = establish.clone();
@@ -87,6 +92,19 @@ impl Leader {
         spawn(tasks, "bundle-config-maps", &fence, move || {
             let bundles = bundles.clone();
             async move { bundles.run().await }
+        });
+
+        let uninjected = Arc::new(Uninjected::new(
+            client.clone(),
+            stores.clone(),
+            recorder,
+            fence.clone(),
+            metrics.clone(),
+            self.evict_uninjected,
+        ));
+        spawn(tasks, "uninjected", &fence, move || {
+            let uninjected = uninjected.clone();
+            async move { uninjected.run().await }
         });
 
         let holdings = discovery.holdings();

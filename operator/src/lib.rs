@@ -19,4 +19,5 @@ pub mod status;
 pub mod store;
 pub mod tasks;
 pub mod trust;
+pub mod uninjected;
 pub mod watch;

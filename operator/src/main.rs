@@ -136,6 +136,7 @@ async fn start(args: &Args, tasks: &Tasks) -> anyhow::Result<()> {
         discovery,
         replicas,
         dwell: args.rotation_dwell,
+        evict_uninjected: args.evict_uninjected,
         address,
         metrics,
     };

@@ -34,6 +34,8 @@ pub struct Metrics {
     pub reconcile_errors: Family<ReconcileLabels, Counter>,
     /// Writes to the API server, by what.
     pub writes: Family<ReconcileLabels, Counter>,
+    /// Pods of meshed namespaces that run without a proxy; the leader counts.
+    pub uninjected: Family<NamespaceLabels, Gauge>,
 }
 
 /// Labels of [`Metrics::issuance`].
@@ -65,6 +67,13 @@ pub enum Outcome {
     Denied,
     /// The operator or the API server could not answer now.
     Unavailable,
+}
+
+/// Labels of [`Metrics::uninjected`].
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct NamespaceLabels {
+    /// A meshed namespace.
+    pub namespace: String,
 }
 
 /// Labels of what is done to objects.
@@ -109,6 +118,11 @@ impl Metrics {
             metrics.reconcile_errors.clone(),
         );
         registry.register("writes", "Objects written to the API server", metrics.writes.clone());
+        registry.register(
+            "uninjected_pods",
+            "Pods of meshed namespaces that run without a proxy; told by the leader",
+            metrics.uninjected.clone(),
+        );
         metrics
     }
 

@@ -108,7 +108,7 @@ func (s *suite) privateKeys(t *testing.T) {
 			if pod.Namespace == harness.SystemNamespace {
 				port = 14291
 			}
-			text, err := s.Kube.CoreV1().RESTClient().Get().AbsPath(fmt.Sprintf("/api/v1/namespaces/%s/pods/%s:%d/proxy/metrics", pod.Namespace, pod.Name, port)).DoRaw(t.Context())
+			text, err := s.metricsOf(t.Context(), pod, port)
 			look("the metrics of "+at, text, err)
 		}
 		t.Logf("%d logs and metrics, %d KiB", texts, size>>10)

@@ -30,7 +30,7 @@ func (s *suite) lifecycle(t *testing.T) {
 	})
 	t.Run("upgraded", func(t *testing.T) {
 		s.underLoad(t, "upgrade", func(space *harness.Space) {
-			s.install(t, "proxy.log=debug", "operator.log=debug", "injector.log=debug")
+			s.install(t, "proxy.log=debug", "operator.log=debug", "injector.log=debug", "operator.evictUninjected=true")
 			// Injectors of before serve for a few seconds, while the API server learns that they go.
 			pods := s.Kube.CoreV1().Pods(space.Name)
 			space.Eventually(20*time.Second, "pods get the new value", func(ctx context.Context) error {
@@ -46,6 +46,7 @@ func (s *suite) lifecycle(t *testing.T) {
 			space.ReadyPods("after", 1)
 		})
 	})
+	t.Run("pods without a proxy", s.uninjected)
 	t.Run("uninstalled", func(t *testing.T) {
 		meshed := s.Space(t, "left-behind", harness.Meshed)
 		meshed.Deploy(harness.App{Name: "server"})

@@ -85,18 +85,12 @@ pub(super) fn one(facts: &Facts<'_>) -> Vec<Seen> {
             ),
         ));
     }
-    let may_opt_out = facts
-        .namespace
-        .annotations()
-        .get(names::ALLOW_OPT_OUT_ANNOTATION)
-        .is_some_and(|value| value == "true");
     let live: Vec<&Pod> = facts.pods.iter().filter(|pod| cluster::is_live(pod)).collect();
     let names_of = |wanted: &dyn Fn(&Pod) -> bool| -> Vec<String> {
         live.iter().filter(|pod| wanted(pod)).map(|pod| pod.name_any()).collect()
     };
     let restart = format!("kubectl -n {name} rollout restart deployment,statefulset,daemonset");
-    let outside =
-        names_of(&|pod| !(cluster::is_meshed(pod) || on_its_node(pod) || may_opt_out && opts_out(pod)));
+    let outside = names_of(&|pod| cluster::lacks_proxy(pod, facts.namespace));
     if !outside.is_empty() {
         let are = if outside.len() == 1 { "has" } else { "have" };
         seen.push(Seen::warning(
@@ -141,15 +135,6 @@ async fn version(client: &Client, system: &str) -> Option<String> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), system);
     let injector = api.get(names::INJECTOR).await.ok()?;
     injector.labels().get("app.kubernetes.io/version").cloned()
-}
-
-fn opts_out(pod: &Pod) -> bool {
-    pod.labels().get(names::INJECT_LABEL).is_some_and(|value| value == names::INJECT_DISABLED)
-}
-
-/// With its node's network, a pod cannot be meshed.
-fn on_its_node(pod: &Pod) -> bool {
-    pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))
 }
 
 fn proxy_is_ready(pod: &Pod) -> bool {

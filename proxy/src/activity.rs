@@ -12,7 +12,10 @@ use std::{
 use byrnie_identity::Identity;
 use tokio::sync::Notify;
 
-use crate::{drain::InFlight, standing::Counted};
+use crate::{
+    drain::{InFlight, Peer},
+    standing::Counted,
+};
 
 /// A connection without a request is closed after this long.
 pub const IDLE_LIMIT: Duration = Duration::from_mins(10);
@@ -32,7 +35,7 @@ pub struct Activity {
     requests: Cell<u32>,
     idle_since: Cell<Instant>,
     ends: Ends,
-    standing: Option<Counted>,
+    standing: Option<(Counted, Peer)>,
     state: Cell<State>,
     goes_away: Cell<bool>,
     told: Notify,
@@ -70,12 +73,12 @@ enum State {
 pub struct Busy(Rc<Activity>);
 
 impl Activity {
-    /// A connection that begins now, by the worker's coarse clock, what its certificates stand on, and its place among
-    /// what is in flight.
+    /// A connection that begins now, by the worker's coarse clock, what a peer's certificates stand on, and its place
+    /// among what is in flight.
     pub fn new(
         clock: &Rc<Cell<Instant>>,
         ends: Ends,
-        standing: Option<Counted>,
+        standing: Option<(Counted, Peer)>,
         arriving: Option<InFlight>,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -123,7 +126,7 @@ impl Activity {
     /// Our trust or our certificate has changed: what stands on a root that is no longer trusted ends, and what stands on
     /// another root than our new certificate is asked to move.
     pub fn reconsider(&self, identity: &Identity) {
-        let Some(Counted { standing, .. }) = &self.standing else { return };
+        let Some((Counted { standing, .. }, _)) = &self.standing else { return };
         if !identity.still_trusts(standing) {
             self.tell(End::AtOnce);
         } else if identity.root() != Some(standing.own) {

@@ -10,7 +10,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout, timeout_at},
+};
+
+/// Peers learn within this time that the pod is gone, and close their connections; a request may come until they do.
+const PARTING: Duration = Duration::from_secs(3);
 
 /// Shared by everything that must end well. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -21,18 +27,29 @@ struct Inner {
     draining: AtomicBool,
     begun: Notify,
     busy: AtomicUsize,
-    idle: Notify,
+    peers: AtomicUsize,
+    fewer: Notify,
 }
 
 /// Something in flight, a request or an opaque connection: the process waits for it, up to its grace period.
 #[derive(Debug)]
 pub struct InFlight(Arc<Inner>);
 
+/// A peer's connection, on which a request may be on its way: the process waits for its end, up to [`PARTING`].
+#[derive(Debug)]
+pub struct Peer(Arc<Inner>);
+
 impl Drain {
     /// Counts something in until the guard is dropped.
     pub fn in_flight(&self) -> InFlight {
         self.0.busy.fetch_add(1, Ordering::Relaxed);
         InFlight(self.0.clone())
+    }
+
+    /// Counts a peer's connection in until the guard is dropped.
+    pub fn peer(&self) -> Peer {
+        self.0.peers.fetch_add(1, Ordering::Relaxed);
+        Peer(self.0.clone())
     }
 
     /// Whether the end has begun: responses say `Connection: close`. One relaxed load.
@@ -54,29 +71,46 @@ impl Drain {
         self.0.begun.notify_waiters();
     }
 
-    /// Waits until nothing is in flight, or the grace period is over; how many were left then.
+    /// Waits until peers have closed their connections and nothing is in flight, or the grace period is over; how much
+    /// was left then.
     pub async fn finish(&self, grace: Duration) -> usize {
-        let idle = async {
-            loop {
-                let notified = self.0.idle.notified();
-                if self.0.busy.load(Ordering::SeqCst) == 0 {
-                    return;
-                }
-                notified.await;
-            }
-        };
-        match timeout(grace, idle).await {
+        let end = Instant::now() + grace;
+        // those that stay have nothing to say
+        let _ = timeout(grace.min(PARTING), self.0.none(&self.0.peers)).await;
+        match timeout_at(end, self.0.none(&self.0.busy)).await {
             Ok(()) => 0,
             Err(_) => self.0.busy.load(Ordering::SeqCst),
         }
     }
 }
 
+impl Inner {
+    async fn none(&self, of: &AtomicUsize) {
+        loop {
+            let notified = self.fewer.notified();
+            if of.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    fn leave(&self, count: &AtomicUsize) {
+        if count.fetch_sub(1, Ordering::SeqCst) == 1 && self.draining.load(Ordering::SeqCst) {
+            self.fewer.notify_waiters();
+        }
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if self.0.busy.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.draining.load(Ordering::SeqCst) {
-            self.0.idle.notify_waiters();
-        }
+        self.0.leave(&self.0.busy);
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.0.leave(&self.0.peers);
     }
 }
 
@@ -105,5 +139,19 @@ mod tests {
         let began = tokio::time::Instant::now();
         assert_eq!(drain.finish(Duration::from_mins(1)).await, 0);
         assert_eq!(tokio::time::Instant::now() - began, Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn peers_get_the_time_to_leave() {
+        let drain = Drain::default();
+        let (leaves, stays) = (drain.peer(), drain.peer());
+        drain.begin();
+        let began = tokio::time::Instant::now();
+        drop(leaves);
+        assert_eq!(drain.finish(Duration::from_mins(1)).await, 0);
+        assert_eq!(tokio::time::Instant::now() - began, PARTING, "one of them stays");
+        drop(stays);
+        assert_eq!(drain.finish(Duration::from_mins(1)).await, 0);
+        assert_eq!(tokio::time::Instant::now() - began, PARTING);
     }
 }

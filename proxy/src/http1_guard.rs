@@ -27,18 +27,16 @@ pub use self::{
     head::MAX_HEAD,
     violation::{Violation, refusal},
 };
+use crate::linger::Lingering;
 
 /// A head, or a line of framing, ends this long after its first byte.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// What a refused client may still send before it is cut off: it should read its answer, not a reset.
-const LINGER_BYTES: usize = 256 * 1024;
-const LINGER: Duration = Duration::from_secs(1);
 const READ: usize = 4096;
 
 /// The guard around a connection.
 #[derive(Debug)]
 pub struct Guard<IO> {
-    io: IO,
+    io: Lingering<IO>,
     expects: Expects,
     /// Bytes that hyper has not got yet: the start of a unit that is not complete, or what follows it.
     held: Vec<u8>,
@@ -46,7 +44,6 @@ pub struct Guard<IO> {
     cleared: usize,
     given: usize,
     deadline: Option<Pin<Box<Sleep>>>,
-    lingered: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,25 +74,24 @@ impl<IO> Guard<IO> {
     /// Guards a connection from its first byte.
     pub fn new(io: IO) -> Self {
         Self {
-            io,
+            io: Lingering::new(io),
             expects: Expects::Head,
             held: Vec::new(),
             cleared: 0,
             given: 0,
             deadline: None,
-            lingered: 0,
         }
     }
 
     /// The connection, after an upgrade, and what was already read from it.
     pub fn into_parts(mut self) -> (IO, Vec<u8>) {
         self.held.drain(..self.given);
-        (self.io, self.held)
+        (self.io.into_inner(), self.held)
     }
 
     /// The connection behind the guard.
     pub fn get_ref(&self) -> &IO {
-        &self.io
+        self.io.get_ref()
     }
 
     /// Decides about fresh bytes: how many of them may pass.
@@ -205,21 +201,6 @@ fn next(expects: Expects, bytes: &[u8]) -> Result<Unit, Violation> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Guard<IO> {
-    /// Reads and throws away, so that closing does not reset the connection before its last answer is read.
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-        let mut scrap = [const { MaybeUninit::uninit() }; READ];
-        while self.lingered < LINGER_BYTES {
-            let mut buffer = ReadBuf::uninit(&mut scrap);
-            match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.lingered += buffer.filled().len(),
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => return deadline.as_mut().poll(cx),
-            }
-        }
-        Poll::Ready(())
-    }
-
     /// Returns when there is something to read: a head, or why there is none.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.cleared == 0 && !self.waits_for_nothing() {
@@ -325,11 +306,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
-        if matches!(this.expects, Expects::Refused | Expects::Broken(_)) {
-            ready!(this.poll_linger(cx));
+        // a refused client should read its answer, not a reset
+        match this.expects {
+            Expects::Refused | Expects::Broken(_) => Pin::new(&mut this.io).poll_shutdown(cx),
+            _ => Pin::new(this.io.get_mut()).poll_shutdown(cx),
         }
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     activity::{Activity, End},
     body::ProxyBody,
     http1_guard::{Guard, MAX_HEAD},
+    linger::Lingering,
     pace::{Pace, Paced},
     pool::Local,
     stream::Stream,
@@ -136,7 +137,7 @@ pub async fn http2<H: Handler>(stream: Stream, handler: Rc<H>, streams: u32) {
         .max_header_list_size(16 * 1024)
         .keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(20));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Lingering::new(stream)), service));
     loop {
         tokio::select! {
             biased;

@@ -28,6 +28,7 @@ pub mod http1_guard;
 pub mod http_proxy;
 pub mod inbound;
 pub mod init;
+pub mod linger;
 pub mod listener;
 pub mod metrics;
 pub mod opaque;

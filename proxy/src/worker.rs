@@ -207,8 +207,8 @@ impl Worker {
         standing: Standing,
         arriving: Option<InFlight>,
     ) -> Rc<Activity> {
-        let counted = self.shared.standings.count(standing);
-        self.watch(Activity::new(&self.clock, ends, Some(counted), arriving))
+        let peer = (self.shared.standings.count(standing), self.shared.drain.peer());
+        self.watch(Activity::new(&self.clock, ends, Some(peer), arriving))
     }
 
     fn watch(&self, activity: Rc<Activity>) -> Rc<Activity> {

@@ -250,3 +250,20 @@ async fn a_draining_proxy_takes_requests_and_ends_connections_politely() {
     assert!(fresh.contains("connection: close\r\n") && fresh.contains("GET /3 "), "{fresh}");
     assert_eq!(mesh.server.shared.drain.finish(Duration::from_secs(5)).await, 0);
 }
+
+#[tokio::test]
+async fn the_end_waits_for_peers_that_have_not_heard_of_it() {
+    let mesh = Mesh::new(echo().await);
+    assert!(get(mesh.client.outbound, "/1", "").await.contains("GET /1 "));
+    let drain = &mesh.server.shared.drain;
+    drain.begin();
+    let mut end = std::pin::pin!(drain.finish(Duration::from_secs(10)));
+    assert!(timeout(Duration::from_millis(300), end.as_mut()).await.is_err(), "a request may be on its way");
+    assert!(get(mesh.client.outbound, "/2", "").await.contains("GET /2 "));
+    // the endpoint is gone from the client's world: it closes what it has kept open
+    mesh.route(one_service(Protocol::Detect, vec![]));
+    let began = std::time::Instant::now();
+    assert_eq!(end.await, 0);
+    let took = std::time::Instant::now().saturating_duration_since(began);
+    assert!(took < Duration::from_secs(2), "it waited for nobody: {took:?}");
+}

@@ -17,6 +17,7 @@ import (
 // scale is how much of everything is done.
 type scale struct {
 	rotations int
+	rotated   int64         // requests during them, at least
 	outage    time.Duration // without control plane
 	restarts  int           // of all replicas, one after the other
 	replicas  int
@@ -29,7 +30,7 @@ type scale struct {
 // The short form is for every change; the full one takes an hour and a half.
 var (
 	short = scale{rotations: 1, outage: 2 * time.Minute, restarts: 2, replicas: 4, rate: 100, jobs: 10, kills: 20 * time.Second, blackhole: 20 * time.Second}
-	full  = scale{rotations: 10, outage: 15 * time.Minute, restarts: 20, replicas: 10, rate: 300, jobs: 100, kills: 2 * time.Minute, blackhole: time.Minute}
+	full  = scale{rotations: 13, rotated: 300_000, outage: 15 * time.Minute, restarts: 20, replicas: 10, rate: 300, jobs: 100, kills: 2 * time.Minute, blackhole: time.Minute}
 )
 
 // suite is what the tests share.

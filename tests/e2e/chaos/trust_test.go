@@ -116,6 +116,9 @@ func (s *suite) rotations(t *testing.T) string {
 		sum = sum.plus(going.stop())
 	}
 	took := time.Since(start) / time.Duration(s.scale.rotations)
+	if sum.requests < s.scale.rotated {
+		t.Errorf("only %d requests were made, of %d", sum.requests, s.scale.rotated)
+	}
 	return fmt.Sprintf("%d rotations, %s each; %s", s.scale.rotations, took.Round(time.Second), sum)
 }
 

@@ -48,21 +48,24 @@ pub fn destination(message: v1::Destination) -> Result<(SocketAddr, Destination)
 /// Roots and signer.
 pub fn trust(message: v1::Trust) -> Result<Trust, DecodeError> {
     let at = At::Root;
-    let list = at.field("roots");
     let mut roots = BTreeMap::new();
-    for (index, entry) in message.roots.into_iter().enumerate() {
-        let at = list.index(index);
-        let field = at.field("trust_domain");
-        let trust_domain: TrustDomain = entry.trust_domain.parse().or_else(|error| field.fail(error))?;
-        if entry.certificates.is_empty() || entry.certificates.iter().any(Vec::is_empty) {
-            return at.field("certificates").fail("a trust domain needs at least one root, and no empty one");
+    for (list, entries) in [(at.field("roots"), message.roots), (at.field("federated"), message.federated)] {
+        for (index, entry) in entries.into_iter().enumerate() {
+            let at = list.index(index);
+            let field = at.field("trust_domain");
+            let trust_domain: TrustDomain = entry.trust_domain.parse().or_else(|error| field.fail(error))?;
+            if entry.certificates.is_empty() || entry.certificates.iter().any(Vec::is_empty) {
+                return at
+                    .field("certificates")
+                    .fail("a trust domain needs at least one root, and no empty one");
+            }
+            if roots.insert(trust_domain, entry.certificates).is_some() {
+                return field.fail("trust domain is listed twice");
+            }
         }
-        if roots.insert(trust_domain, entry.certificates).is_some() {
-            return field.fail("trust domain is listed twice");
+        if roots.is_empty() {
+            return list.fail("no trust domain is left to trust");
         }
-    }
-    if roots.is_empty() {
-        return list.fail("no trust domain is left to trust");
     }
     let signer = match message.signer.as_slice() {
         [] => None,

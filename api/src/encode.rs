@@ -60,6 +60,7 @@ pub fn trust(trust: &Trust) -> v1::Trust {
         epoch: trust.epoch,
         roots: roots.collect(),
         signer: trust.signer.map_or_else(Vec::new, |signer| signer.to_vec()),
+        federated: Vec::new(),
     }
 }
 

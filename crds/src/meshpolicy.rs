@@ -230,6 +230,10 @@ pub struct SourceSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(inline)]
 pub struct ServiceAccountRef {
+    /// The trust domain that it is of, one of MeshTrust's spec.federation. Absent: the mesh's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub trust_domain: Option<String>,
     /// Its namespace.
     #[schemars(length(min = 1, max = 63))]
     pub namespace: String,

@@ -45,6 +45,8 @@ pub struct MeshTrustSpec(pub Section<Trust>);
         .message("rootLifetime must be at least twice leafLifetime").field_path(".rootLifetime"),
     validation = Rule::new("self.trustDomain == oldSelf.trustDomain")
         .message("the trust domain cannot change: every identity contains it").field_path(".trustDomain"),
+    validation = Rule::new("!has(self.federation) || self.federation.all(other, other.trustDomain != self.trustDomain)")
+        .message("federation is with other trust domains; this one is the mesh's own").field_path(".federation"),
     validation = Rule::new("has(self.source.selfManaged) || (!has(self.rotation) && (!has(self.compromised) || size(self.compromised) == 0))")
         .message("rotation and compromised are for selfManaged roots; one from a Secret is rotated by whoever makes it")
 )]
@@ -74,6 +76,27 @@ pub struct Trust {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(min = 64, max = 64), regex(pattern = "^[0-9a-f]{64}$")))]
     pub compromised: Vec<String>,
+    /// Other trust domains whose workloads may call ours, where a MeshPolicy names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["trustDomain".into()]))]
+    pub federation: Vec<Federated>,
+}
+
+/// Another trust domain.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(inline)]
+pub struct Federated {
+    /// Its name, as in its identities.
+    #[schemars(
+        length(min = 1, max = 255),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
+    pub trust_domain: String,
+    /// Its roots in PEM, all of them while it rotates. They vouch for its identities and for no others.
+    #[schemars(length(min = 1, max = 65536))]
+    pub roots: String,
 }
 
 /// What is wanted of the root's rotation.

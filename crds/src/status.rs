@@ -13,6 +13,8 @@ pub const READY: &str = "Ready";
 
 /// Whether a trust domain's root is being exchanged, and who holds that up.
 pub const ROTATING: &str = "Rotating";
+/// MeshTrust: whether all that spec.federation lists is believed; absent where it lists nothing.
+pub const FEDERATED: &str = "Federated";
 
 /// A condition before it is known since when it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

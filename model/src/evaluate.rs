@@ -5,6 +5,7 @@
 //! 3. A Deny rule that matches refuses. A Deny predicate that cannot be evaluated matches.
 //! 4. Where an Allow policy governs the port, what no Allow rule matches is refused. An Allow predicate that
 //!    cannot be evaluated does not match.
+//! 5. Where none governs it, mesh peers pass, but not those of another trust domain: a rule must let them in.
 //!
 //! Policies under audit are decided the same way, on top of the enforced ones, and only recorded.
 
@@ -17,7 +18,7 @@ use crate::{
     },
     names::ObjectName,
     path::{self, PathFault},
-    spiffe::SpiffeId,
+    spiffe::{SpiffeId, TrustDomain},
 };
 
 /// What asks to be let in: a request, or a connection that carries no HTTP.
@@ -36,8 +37,21 @@ pub struct Request<'a> {
 pub enum Peer<'a> {
     /// A mesh peer, from its verified certificate.
     Mesh(&'a SpiffeId),
+    /// A peer of another trust domain, from its verified certificate.
+    Foreign(&'a SpiffeId),
     /// Somebody without an identity.
     Plaintext,
+}
+
+impl<'a> Peer<'a> {
+    /// Whoever has shown this identity, or none, to a member of the trust domain `home`.
+    pub fn of(identity: Option<&'a SpiffeId>, home: &TrustDomain) -> Self {
+        match identity {
+            None => Self::Plaintext,
+            Some(id) if id.trust_domain() == home.as_str() => Self::Mesh(id),
+            Some(id) => Self::Foreign(id),
+        }
+    }
 }
 
 /// The parts of an HTTP request that rules can see.
@@ -93,6 +107,8 @@ pub enum Denial<'a> {
     Rule(RuleName<'a>),
     /// Allow policies govern the port (the first is named) and none of their rules matched.
     NoRule(&'a ObjectName),
+    /// No Allow policy governs the port, and the peer is of another trust domain.
+    Foreign,
 }
 
 /// A rule by its policy and its place in `rules`, counted from 0.
@@ -137,13 +153,14 @@ impl Denial<'_> {
             Self::Path(..) => "ambiguous-path",
             Self::Rule(_) => "denied-by-rule",
             Self::NoRule(_) => "no-rule-allows",
+            Self::Foreign => "foreign-peer",
         }
     }
 
     /// The policy that refuses, where there is one.
     pub fn policy(&self) -> Option<&ObjectName> {
         match self {
-            Self::Plaintext => None,
+            Self::Plaintext | Self::Foreign => None,
             Self::NotHttp(r) | Self::Path(r, _) | Self::Rule(r) => Some(r.policy),
             Self::NoRule(policy) => Some(policy),
         }
@@ -152,7 +169,7 @@ impl Denial<'_> {
     /// The index of the rule that refuses, where there is one.
     pub fn rule(&self) -> Option<usize> {
         match self {
-            Self::Plaintext | Self::NoRule(_) => None,
+            Self::Plaintext | Self::NoRule(_) | Self::Foreign => None,
             Self::NotHttp(r) | Self::Path(r, _) | Self::Rule(r) => Some(r.rule),
         }
     }
@@ -192,6 +209,7 @@ fn decide<'a>(
         return Decision::Deny(Denial::Rule(name));
     }
     match governing().find(|p| p.action == Action::Allow) {
+        None if matches!(request.peer, Peer::Foreign(_)) => Decision::Deny(Denial::Foreign),
         None => Decision::Allow(Grant::NoPolicy),
         Some(first) => match matching(Action::Allow) {
             Some(name) => Decision::Allow(Grant::Rule(name)),
@@ -231,7 +249,10 @@ fn source_matches(source: &Source, peer: Peer<'_>, action: Action) -> bool {
     match (source, peer) {
         (Source::Anyone, _) => true,
         (Source::Workload { .. }, Peer::Plaintext) => action == Action::Deny,
-        (Source::Workload { trust_domain, namespace, service_account }, Peer::Mesh(id)) => {
+        (
+            Source::Workload { trust_domain, namespace, service_account },
+            Peer::Mesh(id) | Peer::Foreign(id),
+        ) => {
             id.trust_domain() == trust_domain.as_str()
                 && id.namespace() == namespace
                 && service_account.as_ref().is_none_or(|name| id.service_account() == name)
@@ -341,6 +362,14 @@ mod tests {
         assert_eq!(reason(&open, Peer::Mesh(&web), Some(get("/", &headers))), "");
         assert_eq!(reason(&open, Peer::Mesh(&web), None), "");
         assert_eq!(reason(&open, Peer::Plaintext, None), "plaintext-refused");
+        let foreign: SpiffeId = "spiffe://other.org/ns/shop/sa/web".parse().unwrap();
+        let home: TrustDomain = "cluster.local".parse().unwrap();
+        assert!(matches!(Peer::of(Some(&foreign), &home), Peer::Foreign(_)));
+        assert!(matches!(
+            (Peer::of(Some(&web), &home), Peer::of(None, &home)),
+            (Peer::Mesh(_), Peer::Plaintext)
+        ));
+        assert_eq!(reason(&open, Peer::Foreign(&foreign), Some(get("/", &headers))), "foreign-peer");
         let mtls = Mtls { default: MtlsMode::Strict, ports: vec![(8080, MtlsMode::Permissive)] };
         assert_eq!(reason(&InboundPolicy { mtls, policies: vec![] }, Peer::Plaintext, None), "");
     }

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use byrnie_model::{self as model, Decision, Peer, Protocol, SpiffeId, Workload};
+use byrnie_model::{self as model, Decision, Peer, Protocol, SpiffeId, TrustDomain, Workload};
 use http::Request;
 use tokio::time::{Instant, sleep};
 
@@ -36,7 +36,8 @@ pub async fn request<B>(
     let workload = workload.as_ref().ok_or(reject::POLICY_UNKNOWN)?;
     let opaque = matches!(workload.protocol(port), Protocol::Opaque | Protocol::Tls);
     let http = (!opaque).then(|| front_door::view(request));
-    let verdict = model::evaluate(&workload.inbound, &model::Request { port, peer: peer(caller), http });
+    let peer = Peer::of(caller, shared.identity.trust_domain());
+    let verdict = model::evaluate(&workload.inbound, &model::Request { port, peer, http });
     match verdict.decision {
         Decision::Allow(grant) => exchange.allowed(&grant),
         Decision::Deny(denial) => {
@@ -51,8 +52,14 @@ pub async fn request<B>(
 }
 
 /// Whether a connection that carries no HTTP may be; tells its account.
-pub fn connection(workload: &Workload, port: u16, caller: Option<&SpiffeId>, passage: &mut Passage) -> bool {
-    let question = model::Request { port, peer: peer(caller), http: None };
+pub fn connection(
+    workload: &Workload,
+    home: &TrustDomain,
+    port: u16,
+    caller: Option<&SpiffeId>,
+    passage: &mut Passage,
+) -> bool {
+    let question = model::Request { port, peer: Peer::of(caller, home), http: None };
     let verdict = model::evaluate(&workload.inbound, &question);
     match verdict.decision {
         Decision::Allow(grant) => passage.allowed(&grant),
@@ -79,7 +86,7 @@ pub async fn denied(
         let latest = worker.shared.workload.load_full().unwrap_or_else(|| decided.clone());
         if !Arc::ptr_eq(&latest, &decided) {
             decided = latest;
-            if !connection(&decided, port, caller, passage) {
+            if !connection(&decided, worker.shared.identity.trust_domain(), port, caller, passage) {
                 return;
             }
         }
@@ -99,8 +106,4 @@ pub async fn policy(shared: &Shared) -> Option<Arc<Workload>> {
         }
         sleep(Duration::from_millis(20)).await;
     }
-}
-
-fn peer(caller: Option<&SpiffeId>) -> Peer<'_> {
-    caller.map_or(Peer::Plaintext, Peer::Mesh)
 }

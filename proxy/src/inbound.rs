@@ -248,7 +248,9 @@ impl Caller {
             passage.failed(reject::POLICY_UNKNOWN.reason);
             return dial::reset(self.stream.tcp());
         };
-        if !authorize::connection(&workload, self.destination.port(), self.peer.as_ref(), &mut passage) {
+        let home = worker.shared.identity.trust_domain();
+        if !authorize::connection(&workload, home, self.destination.port(), self.peer.as_ref(), &mut passage)
+        {
             if confirmed && self.say(dial::DENIED).await.is_ok() {
                 return;
             }

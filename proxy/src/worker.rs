@@ -281,7 +281,8 @@ impl Worker {
                     .renew(|direction, reason, count| self.shared.log.left_out(direction, reason, count));
             }
             let leaf = self.shared.identity.leaf().map(|leaf| Arc::as_ptr(&leaf).addr());
-            let now_standing = Some((leaf, self.shared.identity.bundle().map(|bundle| bundle.epoch)));
+            let bundle = self.shared.identity.bundle().map(|bundle| Arc::as_ptr(&bundle).addr());
+            let now_standing = Some((leaf, bundle));
             let reconsider = now_standing != standing;
             if reconsider {
                 standing = now_standing;

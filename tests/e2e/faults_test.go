@@ -74,6 +74,9 @@ var faults = []struct {
 	{"a trust domain in capitals", trustSpec(`trustDomain: Example.Org, source: {selfManaged: {}}`), []string{"trustDomain"}},
 	{"leaves of a second", trustSpec(`trustDomain: a, leafLifetime: 1s, source: {selfManaged: {}}`), []string{"leafLifetime"}},
 	{"roots shorter than leaves", trustSpec(`trustDomain: a, leafLifetime: 24h, rootLifetime: 24h, source: {selfManaged: {}}`), []string{"rootLifetime"}},
+	{"federation with itself", trustSpec(`trustDomain: a, source: {selfManaged: {}}, federation: [{trustDomain: a, roots: "-----BEGIN CERTIFICATE-----"}]`), []string{"federation", "own"}},
+	{"federation without roots", trustSpec(`trustDomain: a, source: {selfManaged: {}}, federation: [{trustDomain: b, roots: none}]`), []string{"federation", "roots", "PEM"}},
+	{"federation twice", trustSpec(`trustDomain: a, source: {selfManaged: {}}, federation: [{trustDomain: b, roots: x}, {trustDomain: b, roots: x}]`), []string{"federation"}},
 	{"two sources of the root", trustSpec(`trustDomain: a, source: {selfManaged: {}, secret: {name: b}}`), []string{"source"}},
 }
 

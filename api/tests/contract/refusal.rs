@@ -188,8 +188,13 @@ fn trust_that_is_not_whole_is_refused() {
         trust_domain: trust_domain.into(),
         certificates: certificates.iter().map(|c| c.to_vec()).collect(),
     };
-    let good = || v1::Trust { epoch: 1, roots: vec![roots("cluster.local", &[b"x"])], signer: vec![7; 32] };
-    assert!(decode::trust(good()).is_ok());
+    let good = || v1::Trust {
+        epoch: 1,
+        roots: vec![roots("cluster.local", &[b"x"])],
+        signer: vec![7; 32],
+        federated: vec![roots("other.org", &[b"y"])],
+    };
+    assert_eq!(decode::trust(good()).unwrap().roots.len(), 2);
     for (path, trust) in [
         ("roots", v1::Trust { roots: vec![], ..good() }),
         ("roots[0].trust_domain", v1::Trust { roots: vec![roots("", &[b"x"])], ..good() }),
@@ -198,6 +203,11 @@ fn trust_that_is_not_whole_is_refused() {
         (
             "roots[1].trust_domain",
             v1::Trust { roots: vec![roots("a", &[b"x"]), roots("a", &[b"x"])], ..good() },
+        ),
+        ("federated[0].certificates", v1::Trust { federated: vec![roots("a", &[])], ..good() }),
+        (
+            "federated[0].trust_domain",
+            v1::Trust { federated: vec![roots("cluster.local", &[b"x"])], ..good() },
         ),
         ("signer", v1::Trust { signer: vec![7; 31], ..good() }),
     ] {

@@ -54,7 +54,7 @@ pub(super) fn status(denial: &Denial<'_>) -> Option<u16> {
     match denial {
         Denial::Plaintext => None,
         Denial::Path(..) => Some(400),
-        Denial::NotHttp(_) | Denial::Rule(_) | Denial::NoRule(_) => Some(403),
+        Denial::NotHttp(_) | Denial::Rule(_) | Denial::NoRule(_) | Denial::Foreign => Some(403),
     }
 }
 
@@ -97,6 +97,9 @@ impl Asked<'_> {
             Denial::Plaintext => format!(
                 "Port {port} refuses plaintext: {}. A caller without a proxy cannot prove who it is.",
                 self.mode(MtlsMode::Strict)
+            ),
+            Denial::Foreign => format!(
+                "No Allow policy governs port {port}, and a caller of another trust domain needs a rule that lets it in."
             ),
             Denial::NotHttp(name) => {
                 let (rule, label) = self.rule(name);

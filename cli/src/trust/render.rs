@@ -4,7 +4,7 @@ use anyhow::{anyhow, bail};
 use byrnie_crds::{
     MeshTrust,
     meshtrust::{MeshTrustStatus, Phase, RootState},
-    status::{READY, ROTATING},
+    status::{FEDERATED, READY, ROTATING},
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -103,6 +103,11 @@ pub(super) fn status(object: &MeshTrust, now: Timestamp) -> String {
     }
     if let Some(rotation) = condition(&status, ROTATING) {
         line(&mut out, &format!("rotation      {}", rotation.message));
+    }
+    if let Some(federated) = condition(&status, FEDERATED) {
+        let good = federated.status == "True";
+        let message = if good { federated.message.clone() } else { bad(&federated.message).to_string() };
+        line(&mut out, &format!("federation    {message}"));
     }
     if !status.roots.is_empty() {
         line(

@@ -53,11 +53,18 @@ fn source(
         (Some(account), None) => account,
         _ => return problem(path, "a source is exactly one of serviceAccount and anyone: true", findings),
     };
+    let trust_domain = match account.trust_domain.as_deref().map(str::parse) {
+        None => trust_domain.clone(),
+        Some(Ok(other)) => other,
+        Some(Err(error)) => {
+            return problem(&format!("{path}.serviceAccount.trustDomain"), format!("{error}"), findings);
+        }
+    };
     let everyone = account.name == "*";
     let name = if everyone { "any" } else { &account.name };
-    match SpiffeId::new(trust_domain, &account.namespace, name) {
+    match SpiffeId::new(&trust_domain, &account.namespace, name) {
         Ok(_) => Some(Source::Workload {
-            trust_domain: trust_domain.clone(),
+            trust_domain,
             namespace: account.namespace.clone(),
             service_account: (!everyone).then(|| account.name.clone()),
         }),

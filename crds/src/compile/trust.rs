@@ -1,6 +1,9 @@
 //! MeshTrust to what the operator keeps to.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use byrnie_model::TrustDomain;
 
@@ -28,6 +31,8 @@ pub struct TrustPlan {
     pub abort: bool,
     /// Ids of roots that must go, 64 hexadecimal digits each.
     pub compromised: BTreeSet<String>,
+    /// Other trust domains with their roots in PEM, which is not read here.
+    pub federation: BTreeMap<TrustDomain, String>,
 }
 
 /// Where the root comes from.
@@ -70,6 +75,8 @@ fn compile(trust: &Trust, findings: &mut Findings) -> Option<TrustPlan> {
         let explained = "is no root's id: 64 hexadecimal digits in lower case, as in status.roots";
         return problem(&format!("spec.compromised[{at}]"), explained, findings);
     }
+    let trust_domain: TrustDomain = trust_domain?;
+    let federation = federation(trust, &trust_domain, findings)?;
     let (leaf, root) = (leaf?, root?);
     if leaf < Duration::from_mins(1) || leaf > Duration::from_hours(168) {
         return problem("spec.leafLifetime", "must be 1m to 168h", findings);
@@ -78,14 +85,40 @@ fn compile(trust: &Trust, findings: &mut Findings) -> Option<TrustPlan> {
         return problem("spec.rootLifetime", "must be at least twice leafLifetime", findings);
     }
     Some(TrustPlan {
-        trust_domain: trust_domain?,
+        trust_domain,
         leaf_lifetime: leaf,
         root_lifetime: root,
         source: source?,
         request: rotation.request,
         abort: rotation.abort,
         compromised: trust.compromised.iter().cloned().collect(),
+        federation,
     })
+}
+
+fn federation(
+    trust: &Trust,
+    own: &TrustDomain,
+    findings: &mut Findings,
+) -> Option<BTreeMap<TrustDomain, String>> {
+    let mut all = BTreeMap::new();
+    for (index, other) in trust.federation.iter().enumerate() {
+        let at = format!("spec.federation[{index}]");
+        let domain: TrustDomain = match other.trust_domain.parse() {
+            Ok(domain) => domain,
+            Err(error) => return problem(&format!("{at}.trustDomain"), format!("{error}"), findings),
+        };
+        if domain == *own {
+            return problem(&format!("{at}.trustDomain"), "is the mesh's own", findings);
+        }
+        if !other.roots.contains("-----BEGIN CERTIFICATE-----") {
+            return problem(&format!("{at}.roots"), "holds no certificate in PEM", findings);
+        }
+        if all.insert(domain, other.roots.clone()).is_some() {
+            return problem(&format!("{at}.trustDomain"), "is listed twice", findings);
+        }
+    }
+    Some(all)
 }
 
 fn is_id(text: &str) -> bool {

@@ -138,6 +138,11 @@ fn a_trust_is_a_plan() {
     let plan = compile::mesh_trust(&serde_json::from_value::<MeshTrust>(urgent).unwrap()).unwrap();
     assert_eq!((plan.request.as_deref(), plan.abort), (Some("2026-10-12"), true));
     assert_eq!(plan.compromised, [id].into());
+    let roots = "-----BEGIN CERTIFICATE-----\n...";
+    let federated =
+        edit(trust(), "/spec/federation", Some(json!([{"trustDomain": "other.org", "roots": roots}])));
+    let plan = compile::mesh_trust(&serde_json::from_value::<MeshTrust>(federated).unwrap()).unwrap();
+    assert_eq!(plan.federation, [("other.org".parse().unwrap(), roots.to_owned())].into());
     let secret = json!({"secret": {"name": "cert-manager-ca"}});
     let from_secret =
         serde_json::from_value::<MeshTrust>(edit(trust(), "/spec/source", Some(secret))).unwrap();

@@ -120,6 +120,11 @@ fn every_rule_of_a_trust_bites() {
             "the source is exactly one of selfManaged and secret",
         ),
         ("/spec/source", json!({}), "the source is exactly one of selfManaged and secret"),
+        (
+            "/spec/federation",
+            json!([{"trustDomain": "cluster.local", "roots": "-----BEGIN CERTIFICATE-----"}]),
+            "federation is with other trust domains; this one is the mesh's own",
+        ),
     ] {
         let object = edit(trust(), pointer, Some(value));
         assert_eq!(broken_rules(manifest::mesh_trust(), &object, None), [message], "{pointer}");

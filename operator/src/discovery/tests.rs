@@ -63,7 +63,7 @@ impl Rig {
 
     fn trust(&self, epoch: u64) {
         let roots = Roots { trust_domain: "cluster.local".into(), certificates: vec![vec![1]] };
-        let trust = Trust { epoch, roots: vec![roots], signer: vec![7; 32] };
+        let trust = Trust { epoch, roots: vec![roots], signer: vec![7; 32], federated: vec![] };
         self.discovery.core.board.pin_trust(Some(content::trust(&trust)), Instant::now());
     }
 

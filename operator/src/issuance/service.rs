@@ -148,7 +148,7 @@ impl<F: Facts> Issuance<F> {
             "certificate issued"
         );
         let chain = issued.chain.iter().map(|certificate| certificate.to_vec()).collect();
-        Ok(IssueResponse { chain, trust: Some(trusted.state.message()) })
+        Ok(IssueResponse { chain, trust: Some(trusted.message()) })
     }
 }
 

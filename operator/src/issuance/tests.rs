@@ -23,6 +23,7 @@ use crate::{
     trust::{
         Authority, Root, TrustState,
         current::{Stale, Trusted},
+        federation::Federation,
     },
 };
 
@@ -99,6 +100,7 @@ fn fake() -> Fake {
         state,
         authority: Some(authority),
         leaf_lifetime: Duration::from_hours(24),
+        federation: Federation::default(),
         mesh_trust: String::new(),
     };
     Fake { review, pod: Some(pod), api_is_down: false, trusted: Some(Arc::new(trusted)) }
@@ -245,6 +247,7 @@ fn expiring() -> Arc<Trusted> {
         state,
         authority: Some(authority),
         leaf_lifetime: old.leaf_lifetime,
+        federation: Federation::default(),
         mesh_trust: String::new(),
     })
 }

@@ -7,7 +7,7 @@ use byrnie_crds::{
     MeshTrust,
     meshtrust::{BundleCount, MeshTrustStatus, MeshTrustSummary},
     problem::in_one_line,
-    status::{self, Observed, READY, ROTATING},
+    status::{self, FEDERATED, Observed, READY, ROTATING},
     summary,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -17,6 +17,7 @@ use super::held::{Progress, listed};
 use crate::trust::{
     self, Authority,
     current::Trusted,
+    federation::Federation,
     rotation::outlook::{Outlook, Words},
 };
 
@@ -50,6 +51,12 @@ pub fn status(
     } else {
         status.conditions.retain(|condition| condition.type_ != ROTATING);
     }
+    if trusted.federation == Federation::default() {
+        status.conditions.retain(|condition| condition.type_ != FEDERATED);
+    } else {
+        let observed = federated(&trusted.federation);
+        status::set(&mut status.conditions, observed, object.metadata.generation, now.clone());
+    }
     status::set(
         &mut status.conditions,
         ready(object, trusted, &progress.waiting),
@@ -67,6 +74,21 @@ pub fn status(
 fn end(trusted: &Trusted) -> Option<SystemTime> {
     let of_state = || trusted.state.root(trusted.state.signer).map(|root| root.not_after);
     trusted.authority.as_ref().map(Authority::not_after).or_else(of_state)
+}
+
+fn federated(federation: &Federation) -> Observed<'static> {
+    let domains = federation.domains.iter().map(|(domain, roots)| {
+        let until = trust::time(roots.until).0.strftime("%F").to_string();
+        format!("{domain} until {until}")
+    });
+    let believed: Vec<String> = domains.collect();
+    let believed = if believed.is_empty() { "nobody".to_owned() } else { believed.join(", ") };
+    let (status, reason, message) = if federation.problems.is_empty() {
+        (true, "Federated", format!("believed: {believed}"))
+    } else {
+        (false, "InvalidRoots", format!("{}; believed: {believed}", federation.problems.join("; ")))
+    };
+    Observed { type_: FEDERATED, status: Some(status), reason, message }
 }
 
 fn ready(object: &MeshTrust, trusted: &Trusted, waiting: &[String]) -> Observed<'static> {

@@ -5,8 +5,12 @@
 //!
 //! RBAC: `meshtrusts.byrnie.dev` get, list, watch.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use byrnie_api::v1;
 use byrnie_crds::{MeshTrust, compile::RootSource, names};
 use byrnie_model::TrustDomain;
 use kube::{Api, Client, ResourceExt, runtime::watcher::Event};
@@ -17,6 +21,7 @@ use tracing::{error, info, warn};
 
 use super::{
     Authority, AuthorityId, MeshTrustError, TrustState,
+    federation::Federation,
     root_secret::{RootSecrets, SecretError},
 };
 use crate::{
@@ -33,6 +38,8 @@ pub struct Trusted {
     pub authority: Option<Authority>,
     /// How long leaves live.
     pub leaf_lifetime: Duration,
+    /// Other trust domains.
+    pub federation: Federation,
     /// UID of MeshTrust, which owns what is made for it in other namespaces.
     pub mesh_trust: String,
 }
@@ -83,6 +90,11 @@ impl Trusted {
     /// Whoever signs.
     pub fn signer(&self) -> Result<&Authority, Stale> {
         self.authority.as_ref().ok_or(Stale::NoKey(self.state.signer))
+    }
+
+    /// What proxies are told.
+    pub fn message(&self) -> v1::Trust {
+        v1::Trust { federated: self.federation.message(), ..self.state.message() }
     }
 }
 
@@ -175,6 +187,7 @@ impl Current {
         }
         let state = TrustState::read(object, plan.trust_domain.clone())?.ok_or(Stale::NotEstablished)?;
         let mesh_trust = object.uid().unwrap_or_default();
+        let federation = Federation::read(&plan.federation, SystemTime::now());
         let _one_at_a_time = self.loading.lock().await;
         let held = self.held.borrow().clone();
         if let Some(held) = &held {
@@ -186,6 +199,7 @@ impl Current {
             if held.state == state
                 && held.authority.is_some()
                 && held.leaf_lifetime == plan.leaf_lifetime
+                && held.federation == federation
                 && held.mesh_trust == mesh_trust
             {
                 return Ok(held.clone());
@@ -207,7 +221,7 @@ impl Current {
             }
         };
         let leaf_lifetime = plan.leaf_lifetime;
-        let trusted = Arc::new(Trusted { state, authority, leaf_lifetime, mesh_trust });
+        let trusted = Arc::new(Trusted { state, authority, leaf_lifetime, federation, mesh_trust });
         info!(
             epoch = trusted.state.epoch,
             phase = ?trusted.state.phase,
@@ -217,7 +231,7 @@ impl Current {
         );
         self.metrics.trust_epoch.set(trusted.state.epoch);
         if let Some(authority) = &trusted.authority {
-            let expiry = authority.not_after().duration_since(std::time::SystemTime::UNIX_EPOCH);
+            let expiry = authority.not_after().duration_since(SystemTime::UNIX_EPOCH);
             self.metrics.authority_expiry.set(expiry.unwrap_or_default().as_secs_f64());
         }
         self.held.send_replace(Some(trusted.clone()));

@@ -191,6 +191,7 @@ impl Establish {
             source: SourceOfRoot::default(),
             rotation: None,
             compromised: Vec::new(),
+            federation: Vec::new(),
         };
         let object = MeshTrust::new(names::MESH_TRUST, MeshTrustSpec::from(trust));
         self.fenced()?;

@@ -8,6 +8,7 @@ pub mod authority;
 pub mod csr;
 pub mod current;
 pub mod establish;
+pub mod federation;
 pub mod fleet;
 pub mod own_leaf;
 pub mod root_secret;
@@ -209,6 +210,7 @@ impl TrustState {
             epoch: self.epoch,
             roots: vec![v1::Roots { trust_domain: self.domain.as_str().to_owned(), certificates }],
             signer: self.signer.as_bytes().to_vec(),
+            federated: Vec::new(),
         }
     }
 }

@@ -81,7 +81,7 @@ impl OwnLeaf {
                     }
                 }
             }
-            self.published.send_replace(Some(Arc::new(trusted.state.message())));
+            self.published.send_replace(Some(Arc::new(trusted.message())));
         }
     }
 

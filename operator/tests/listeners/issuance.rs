@@ -25,6 +25,7 @@ use byrnie_operator::{
     trust::{
         Authority, Root, TrustState,
         current::{Stale, Trusted},
+        federation::Federation,
     },
 };
 use hyper_util::rt::TokioIo;
@@ -80,7 +81,13 @@ impl Town {
             signer: authority.id(),
         };
         let leaf_lifetime = Duration::from_hours(24);
-        let trusted = Trusted { state, authority: Some(authority), leaf_lifetime, mesh_trust: String::new() };
+        let trusted = Trusted {
+            state,
+            authority: Some(authority),
+            leaf_lifetime,
+            federation: Federation::default(),
+            mesh_trust: String::new(),
+        };
         Self {
             pods: Arc::new((1..=pods).map(|n| (format!("web-{n}"), pod(n))).collect()),
             trusted: Arc::new(trusted),

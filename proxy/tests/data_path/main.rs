@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should say where")]
 
 mod apps;
+mod federation;
 mod http1;
 mod http2;
 mod limits;

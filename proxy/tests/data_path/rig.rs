@@ -47,7 +47,7 @@ pub(crate) struct Mesh {
     pub(crate) authority: Authority,
     pub(crate) client: Proxy,
     pub(crate) server: Proxy,
-    app: SocketAddr,
+    pub(crate) app: SocketAddr,
     /// Where the destination is known as.
     pub(crate) service: SocketAddr,
 }
@@ -81,20 +81,29 @@ impl Authority {
     }
 
     pub(crate) fn leaf(&self, account: &str, lifetime: Duration) -> Leaf {
-        let (chain, key) = self.certificate(account, lifetime);
+        self.leaf_of(&id(account), lifetime)
+    }
+
+    pub(crate) fn leaf_of(&self, id: &SpiffeId, lifetime: Duration) -> Leaf {
+        let (chain, key) = self.certificate(id, lifetime);
         Leaf::from_pem(chain.as_bytes(), KeyPair::from_pem(&key).unwrap()).unwrap()
+    }
+
+    /// Its root, for a bundle.
+    pub(crate) fn roots(&self, trust_domain: &TrustDomain) -> TrustBundle {
+        TrustBundle::from_pem(trust_domain, self.root.as_bytes()).unwrap()
     }
 
     /// Certificate and key in PEM.
     pub(crate) fn pem(&self, account: &str) -> (String, String) {
-        self.certificate(account, Duration::from_hours(1))
+        self.certificate(&id(account), Duration::from_hours(1))
     }
 
-    fn certificate(&self, account: &str, lifetime: Duration) -> (String, String) {
+    fn certificate(&self, id: &SpiffeId, lifetime: Duration) -> (String, String) {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(id(account).as_str().try_into().unwrap())];
+        params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().unwrap())];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

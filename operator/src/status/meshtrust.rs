@@ -122,3 +122,26 @@ fn ready(object: &MeshTrust, trusted: &Trusted, waiting: &[String]) -> Observed<
     };
     Observed { type_: READY, status: Some(status), reason, message }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::federation::Roots;
+
+    #[test]
+    fn who_is_believed_is_said_and_who_is_not() {
+        let roots = Roots { certificates: vec![], until: SystemTime::UNIX_EPOCH + Duration::from_hours(24) };
+        let mut federation =
+            Federation { domains: [("other.org".parse().unwrap(), roots)].into(), problems: vec![] };
+        let said = federated(&federation);
+        assert_eq!(
+            (said.status, said.message.as_str()),
+            (Some(true), "believed: other.org until 1970-01-02")
+        );
+        federation.domains.clear();
+        federation.problems.push("other.org: no root is left".into());
+        let said = federated(&federation);
+        assert_eq!((said.status, said.reason), (Some(false), "InvalidRoots"));
+        assert_eq!(said.message, "other.org: no root is left; believed: nobody");
+    }
+}

@@ -181,11 +181,16 @@ pub(crate) fn credentials(shared: &Shared) -> v1::Credentials {
     let besides = shared.standings.besides(identity.root());
     let bundle = identity.bundle();
     let own = bundle.iter().filter_map(|bundle| bundle.roots.get(identity.trust_domain())).flatten();
+    // a rotation is about the own roots: those of other domains are none of its business, and may be many
+    let others = bundle.iter().flat_map(|bundle| &bundle.roots);
+    let others = others.filter(|(domain, _)| *domain != identity.trust_domain());
+    let others: Vec<_> =
+        others.flat_map(|(_, roots)| roots).filter_map(|root| spki_sha256(root).ok()).collect();
     v1::Credentials {
         trust_epoch: bundle.as_ref().map_or(0, |bundle| bundle.epoch),
         trusted_roots: own.filter_map(|root| Some(spki_sha256(root).ok()?.to_vec())).collect(),
         leaf_issuer: identity.leaf().and_then(|leaf| leaf.issuer).map_or_else(Vec::new, |id| id.to_vec()),
-        connection_roots: besides.iter().map(|id| id.to_vec()).collect(),
+        connection_roots: besides.iter().filter(|id| !others.contains(id)).map(|id| id.to_vec()).collect(),
     }
 }
 

@@ -303,6 +303,7 @@ fn prune_pod(pod: &mut Pod) {
             service_account_name: spec.service_account_name,
             node_name: spec.node_name,
             host_network: spec.host_network,
+            readiness_gates: spec.readiness_gates,
             ..Default::default()
         });
     }

@@ -106,7 +106,7 @@ pub(super) fn status(object: &MeshTrust, now: Timestamp) -> String {
     }
     if let Some(federated) = condition(&status, FEDERATED) {
         let good = federated.status == "True";
-        let message = if good { federated.message.clone() } else { bad(&federated.message).to_string() };
+        let message = if good { federated.message.clone() } else { bad(&federated.message) };
         line(&mut out, &format!("federation    {message}"));
     }
     if !status.roots.is_empty() {

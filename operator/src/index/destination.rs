@@ -158,7 +158,9 @@ impl<'a> Making<'a> {
         found.first().map(|(.., traffic)| *traffic)
     }
 
-    /// Ready endpoints of a Service's port; where none is ready, those that still serve while they end.
+    /// Ready endpoints of a Service's port; where none is ready, those that still serve while they end; where there are
+    /// none of those either, those whose containers are ready on a node that was not heard of. When the API server comes
+    /// back after a minute, that is every node, until its kubelet has spoken.
     fn endpoints(
         &mut self,
         space: &Space,
@@ -169,7 +171,12 @@ impl<'a> Making<'a> {
     ) -> Vec<Endpoint> {
         self.dependencies.push(Dependency::Endpoints(name.clone()));
         let Some(port_name) = service.port_names.get(&port) else { return Vec::new() };
-        let mut pick = |usable: fn(&SliceEndpoint) -> bool| {
+        let world = self.world;
+        let stranded = |endpoint: &SliceEndpoint| {
+            let named = endpoint.pod.as_ref().map(|pod| ObjectName::new(&name.namespace, &pod.name));
+            named.and_then(|name| world.pod(&name)).is_some_and(|pod| pod.live && pod.containers_ready)
+        };
+        let mut pick = |usable: &dyn Fn(&SliceEndpoint) -> bool| {
             let mut found = Vec::new();
             for slice in space.slices(&name.name) {
                 let Some(target) = slice.ports.get(port_name).filter(|port| !OWN_PORTS.contains(port)) else {
@@ -187,8 +194,14 @@ impl<'a> Making<'a> {
             found.dedup_by_key(|endpoint| endpoint.address);
             found
         };
-        let ready = pick(|endpoint| endpoint.ready);
-        if ready.is_empty() { pick(|endpoint| endpoint.serving) } else { ready }
+        let mut found = pick(&|endpoint| endpoint.ready);
+        if found.is_empty() {
+            found = pick(&|endpoint| endpoint.serving);
+        }
+        if found.is_empty() {
+            found = pick(&stranded);
+        }
+        found
     }
 
     /// `None`: the slice names a pod that is not known yet, or not any more. Who it is would be a guess, and it must

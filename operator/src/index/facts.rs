@@ -35,6 +35,9 @@ pub struct Pod {
     pub identity: Option<SpiffeId>,
     /// Whether it is to stay: neither ended nor being deleted.
     pub live: bool,
+    /// Its containers are ready, as its kubelet said last, and nothing else decides (readiness gates). The pod is not
+    /// ready all the same where nothing was heard of its node for a while.
+    pub containers_ready: bool,
     /// When it was made.
     pub created: Timestamp,
     /// Its node.
@@ -137,6 +140,7 @@ impl Pod {
             service_account: account.to_owned(),
             identity: identity.flatten(),
             live: cluster::is_live(pod),
+            containers_ready: containers_ready(pod),
             created: created(pod),
             node: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
         }
@@ -230,6 +234,13 @@ impl Split {
             generation: split.metadata.generation.unwrap_or_default(),
         })
     }
+}
+
+fn containers_ready(pod: &KubePod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let gates = pod.spec.as_ref().and_then(|spec| spec.readiness_gates.as_ref());
+    gates.is_none_or(Vec::is_empty)
+        && conditions.into_iter().any(|c| c.type_ == "ContainersReady" && c.status == "True")
 }
 
 fn is_tcp(protocol: Option<&str>) -> bool {

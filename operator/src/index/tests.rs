@@ -73,6 +73,30 @@ fn a_service_is_its_ready_endpoints_with_their_identities() {
 }
 
 #[test]
+fn a_service_whose_nodes_were_not_heard_of_keeps_the_pods_that_were_well() {
+    let say = |status: &str, gates: &str| {
+        let pod = |name: &str, ip: &str| {
+            let conditions = format!(
+                "conditions: [{{type: Ready, status: 'False'}}, {{type: ContainersReady, status: '{status}'}}], podIPs"
+            );
+            pod(name, "pay", ip)
+                .replace("podIPs", &conditions)
+                .replace("nodeName: n1", &format!("nodeName: n1\n  readinessGates: {gates}"))
+        };
+        let down = slice("pay", &[("pay-1", "10.1.0.1", "down"), ("pay-2", "10.1.0.2", "down")]);
+        let texts =
+            [pod("pay-1", "10.1.0.1"), pod("pay-2", "10.1.0.2"), service("pay", "pay", "10.96.0.1"), down];
+        addresses(&called(&world(&texts.concat()), "10.96.0.1:80").backends[0])
+    };
+    assert_eq!(say("True", "[]"), ["10.1.0.1:8080", "10.1.0.2:8080"]);
+    assert!(say("False", "[]").is_empty(), "they are not ready themselves");
+    assert!(
+        say("True", "[{conditionType: example.org/lb}]").is_empty(),
+        "somebody else says that they are not"
+    );
+}
+
+#[test]
 fn who_gets_new_requests() {
     for (endpoints, expected) in [
         (&[("pay-1", "10.1.0.1", "ready"), ("pay-2", "10.1.0.2", "ending")][..], &["10.1.0.1:8080"][..]),

@@ -87,6 +87,7 @@ fn fake() -> Fake {
         service_account: "web".into(),
         created: k8s_openapi::jiff::Timestamp::MIN,
         live: true,
+        containers_ready: true,
         node: "node-1".into(),
     };
     let domain = "cluster.local".parse().unwrap();

@@ -36,6 +36,7 @@ fn pod(world: &mut World, name: &str, app: &str) {
         service_account: "payments".into(),
         created: at(1).0,
         live: true,
+        containers_ready: true,
         node: String::new(),
     };
     world.apply(Change::Pod(ObjectName::new("shop", name), Some(pod)));

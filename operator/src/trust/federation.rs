@@ -75,7 +75,7 @@ fn roots(
     for (index, der) in all.iter().enumerate() {
         match until(der) {
             Ok(until) if until <= now => {
-                problems.push(format!("{domain}: root {index} has expired and is left out"))
+                problems.push(format!("{domain}: root {index} has expired and is left out"));
             }
             Ok(until) => {
                 usable.certificates.push(der.to_vec());

@@ -66,6 +66,7 @@ impl Town {
             service_account: format!("web-{n}"),
             created: k8s_openapi::jiff::Timestamp::MIN,
             live: true,
+            containers_ready: true,
             node: "node-1".into(),
         };
         let now = SystemTime::now();

@@ -51,6 +51,9 @@ func (s *suite) enforcement(t *testing.T) {
 		{"privileged", contained(func(c *corev1.SecurityContext) { c.Privileged = &privileged }), []string{"container app", "privileged"}},
 		{"NET_ADMIN", contained(capable("NET_ADMIN")), []string{"container app", "capabilities.add"}},
 		{"NET_RAW among others", contained(capable("CHOWN", "NET_RAW")), []string{"container app", "capabilities.add"}},
+		{"a capability in another spelling", contained(capable("cap_net_admin")), []string{"container app", "capabilities.add"}},
+		{"the node's processes", func(pod *corev1.Pod) { pod.Spec.HostPID = true }, []string{"hostPID"}},
+		{"the proxy's processes", func(pod *corev1.Pod) { pod.Spec.ShareProcessNamespace = &privileged }, []string{"shareProcessNamespace"}},
 		{"all capabilities", contained(capable("ALL")), []string{"container app", "capabilities.add"}},
 		{"a harmless capability", contained(capable("CHOWN")), nil},
 		{"NET_ADMIN in an init container", func(pod *corev1.Pod) {
@@ -83,20 +86,22 @@ func (s *suite) enforcement(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		context func(*corev1.SecurityContext)
+		target  string
 		says    []string
 	}{
-		{"debugging", func(*corev1.SecurityContext) {}, nil},
-		{"debugging with NET_ADMIN", capable("NET_ADMIN"), []string{"container debug", "capabilities.add"}},
-		{"debugging with SYS_PTRACE", capable("SYS_PTRACE"), []string{"container debug", "--profile=restricted"}},
-		{"debugging as the proxy's user", func(c *corev1.SecurityContext) { c.RunAsUser = &uid }, []string{"container debug", "14100"}},
-		{"debugging privileged", func(c *corev1.SecurityContext) { c.Privileged = &privileged }, []string{"container debug", "privileged"}},
+		{"debugging", func(*corev1.SecurityContext) {}, "app", nil},
+		{"debugging the proxy", func(*corev1.SecurityContext) {}, harness.ProxyContainer, []string{"container debug", "targetContainerName"}},
+		{"debugging with NET_ADMIN", capable("NET_ADMIN"), "", []string{"container debug", "capabilities.add"}},
+		{"debugging with SYS_PTRACE", capable("SYS_PTRACE"), "", []string{"container debug", "--profile=restricted"}},
+		{"debugging as the proxy's user", func(c *corev1.SecurityContext) { c.RunAsUser = &uid }, "", []string{"container debug", "14100"}},
+		{"debugging privileged", func(c *corev1.SecurityContext) { c.Privileged = &privileged }, "", []string{"container debug", "privileged"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			pod, err := editor.CoreV1().Pods(space.Name).Get(t.Context(), running.Name, metav1.GetOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			added := corev1.EphemeralContainer{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+			added := corev1.EphemeralContainer{TargetContainerName: c.target, EphemeralContainerCommon: corev1.EphemeralContainerCommon{
 				Name: "debug", Image: running.Spec.Containers[0].Image, SecurityContext: &corev1.SecurityContext{}, ImagePullPolicy: corev1.PullIfNotPresent,
 			}}
 			c.context(added.SecurityContext)
@@ -105,6 +110,16 @@ func (s *suite) enforcement(t *testing.T) {
 			refusedFor(t, err, c.says)
 		})
 	}
+	t.Run("the proxy's image, later", func(t *testing.T) {
+		patch := func(text string) error {
+			_, err := editor.CoreV1().Pods(space.Name).Patch(t.Context(), running.Name, types.StrategicMergePatchType, []byte(text), metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
+			return err
+		}
+		image := `{"spec":{"initContainers":[{"name":"` + harness.ProxyContainer + `","image":"` + running.Spec.Containers[0].Image + `"}]}}`
+		refusedFor(t, patch(image), []string{"no proxy of the mesh"})
+		refusedFor(t, patch(`{"spec":{"containers":[{"name":"app","image":"example.org/app:2"}]}}`), nil)
+		refusedFor(t, patch(`{"metadata":{"labels":{"some":"label"}}}`), nil)
+	})
 	t.Run("the namespace's label", func(t *testing.T) {
 		relabel := func(client kubernetes.Interface, value string) error {
 			_, err := client.CoreV1().Namespaces().Patch(t.Context(), space.Name, types.MergePatchType,

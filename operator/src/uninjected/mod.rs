@@ -79,7 +79,10 @@ impl Uninjected {
                 self.tell(pod, &not_injected(self.evict)).await;
             }
             if self.evict {
-                for pod in turns.next(&outside, &pods).into_iter().take(AT_ONCE) {
+                let mut next = turns.next(&outside, &pods);
+                // some may be held back by a PodDisruptionBudget, and must not hold back the others
+                fastrand::shuffle(&mut next);
+                for pod in next.into_iter().take(AT_ONCE) {
                     if self.evict(pod).await {
                         turns.took(pod);
                     }

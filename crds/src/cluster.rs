@@ -3,7 +3,7 @@
 use byrnie_model::MtlsMode;
 use k8s_openapi::{
     api::core::v1::{Container, Namespace, Pod, Service},
-    apimachinery::pkg::util::intstr::IntOrString,
+    apimachinery::pkg::{apis::meta::v1::APIResourceList, util::intstr::IntOrString},
 };
 use kube::ResourceExt;
 
@@ -178,4 +178,14 @@ mod tests {
             );
         }
     }
+}
+
+/// Group and version of the certificates that Kubernetes itself knows.
+pub const CERTIFICATES: &str = "certificates.k8s.io/v1";
+
+/// Whether kubelets can ask for certificates, and mount roots to check them with (Kubernetes 1.37 and later), as the
+/// API server's list of [`CERTIFICATES`] says.
+pub fn serves_pod_certificates(served: &APIResourceList) -> bool {
+    let has = |kind| served.resources.iter().any(|resource| resource.name == kind);
+    has("podcertificaterequests") && has("clustertrustbundles")
 }

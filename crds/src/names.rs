@@ -80,6 +80,17 @@ pub const IDENTITY_PATH: &str = "/var/run/byrnie";
 /// ConfigMap with the trust bundle, in every namespace that has meshed pods.
 pub const TRUST_CONFIG_MAP: &str = "byrnie-trust";
 
+/// Signer of PodCertificateRequests and of the ClusterTrustBundle (Kubernetes 1.37 and later).
+pub const SIGNER: &str = "byrnie.dev/mesh";
+/// ClusterTrustBundle with the roots; its name begins with the signer's, as Kubernetes demands.
+pub const CLUSTER_TRUST_BUNDLE: &str = "byrnie.dev:mesh:roots";
+/// Label of the ClusterTrustBundle, `"true"` where the operator answers PodCertificateRequests.
+pub const POD_CERTIFICATES_LABEL: &str = "byrnie.dev/pod-certificates";
+/// File with the key and the certificate that the kubelet asked for, beside the token.
+pub const CREDENTIAL_FILE: &str = "credential.pem";
+/// File with the mesh's roots, also a key of [`TRUST_CONFIG_MAP`].
+pub const ROOTS_FILE: &str = "roots.pem";
+
 /// Proxy: where the application's connections arrive.
 pub const OUTBOUND_PORT: u16 = 14140;
 /// Proxy: where connections to the application arrive.

@@ -30,7 +30,7 @@ use crate::{
     leaf::{Leaf, LeafError},
     tls,
     verifier::PeerVerifier,
-    verify::{CertificateFault, Role, verify},
+    verify::{CertificateFault, Role, Verified, verify},
 };
 
 /// How long a handshake may take.
@@ -125,14 +125,24 @@ impl Identity {
         }
         let _writer = self.0.writer.lock();
         let trust = self.0.state.load().trust.clone().ok_or(LeafError::NoBundle)?;
-        let now = self.0.clock.current_time().ok_or(CertificateFault::NotYetValid)?;
-        let (first, intermediates) = leaf.chain.split_first().ok_or(LeafError::Empty)?;
-        verify(first, intermediates, &trust.anchors, Role::Server, now)?;
-        let verified = verify(first, intermediates, &trust.anchors, Role::Client, now)?;
+        let verified = self.verify(&leaf, &trust)?;
         leaf.issuer = Some(verified.issuer);
         let own = Some(self.own(Arc::new(leaf), verified.root, &trust.anchors));
         self.0.state.store(Arc::new(State { trust: Some(trust), own }));
         Ok(())
+    }
+
+    /// [`crate::spki_sha256`] of the authority that signed this leaf, if the installed bundle vouches for it.
+    pub fn issuer_of(&self, leaf: &Leaf) -> Result<[u8; 32], LeafError> {
+        let trust = self.0.state.load().trust.clone().ok_or(LeafError::NoBundle)?;
+        Ok(self.verify(leaf, &trust)?.issuer)
+    }
+
+    fn verify(&self, leaf: &Leaf, trust: &Trust) -> Result<Verified, LeafError> {
+        let now = self.0.clock.current_time().ok_or(CertificateFault::NotYetValid)?;
+        let (first, intermediates) = leaf.chain.split_first().ok_or(LeafError::Empty)?;
+        verify(first, intermediates, &trust.anchors, Role::Server, now)?;
+        Ok(verify(first, intermediates, &trust.anchors, Role::Client, now)?)
     }
 
     /// What is presented now.

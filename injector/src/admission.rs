@@ -21,9 +21,10 @@ use kube::core::{
 use serde_json::{Value, json};
 
 use crate::{
-    inject::{Outcome, Settings, inject},
+    inject::{Outcome, Settings, Source, inject},
     metrics::Metrics,
     namespace::Namespaces,
+    pod_certificates::PodCertificates,
     targets::Targets,
 };
 
@@ -35,6 +36,8 @@ pub struct Webhooks {
     pub namespaces: Namespaces,
     /// Looks up what a policy or split points to.
     pub targets: Targets,
+    /// Whether kubelets may be asked for certificates.
+    pub pod_certificates: PodCertificates,
     /// Counters.
     pub metrics: Metrics,
 }
@@ -69,7 +72,8 @@ async fn mutate(State(webhooks): State<Arc<Webhooks>>, body: Bytes) -> Response 
         }
     };
     let pod = &raw["request"]["object"];
-    match inject(pod, &namespace, &webhooks.settings) {
+    let source = Source::of(webhooks.pod_certificates.are_offered());
+    match inject(pod, &namespace, &webhooks.settings, source) {
         Ok(Outcome::Injected(injected)) => {
             webhooks.metrics.pod("injected");
             let patch = json_patch::diff(pod, &injected);

@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod inject;
 pub mod metrics;
 pub mod namespace;
+pub mod pod_certificates;
 pub mod server;
 pub mod targets;
 pub mod watch;

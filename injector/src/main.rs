@@ -10,6 +10,7 @@ use byrnie_injector::{
     certificate::{Keeper, Serving},
     metrics::Metrics,
     namespace::Namespaces,
+    pod_certificates::PodCertificates,
     server,
     targets::Targets,
 };
@@ -35,9 +36,15 @@ async fn main() -> anyhow::Result<()> {
         .context("cannot reach kubernetes: neither a service account nor a kubeconfig works")?;
     let (namespaces, namespaces_watch) = Namespaces::watch(&client);
     let (targets, services_watch) = Targets::watch(&client);
+    let (pod_certificates, pod_certificates_watch) = PodCertificates::watch(&client);
     let serving = Arc::new(Serving::default());
-    let webhooks =
-        Arc::new(Webhooks { settings: args.settings(), namespaces, targets, metrics: Metrics::default() });
+    let webhooks = Arc::new(Webhooks {
+        settings: args.settings(),
+        namespaces,
+        targets,
+        pod_certificates,
+        metrics: Metrics::default(),
+    });
     let keeper =
         Keeper::new(Api::namespaced(client.clone(), &args.namespace), args.dns_names(), serving.clone());
     let bundles = CaBundles::new(&client, args.webhook_configuration.clone());
@@ -54,6 +61,7 @@ async fn main() -> anyhow::Result<()> {
         }
         () = namespaces_watch => bail!("the watch on namespaces ended"),
         () = services_watch => bail!("the watch on services ended"),
+        () = pod_certificates_watch => bail!("the watch on the ClusterTrustBundle ended"),
         () = upkeep(&keeper, &bundles, &webhooks.metrics) => unreachable!("upkeep never ends"),
         ended = terminated(stop.clone()) => ended,
     }

@@ -25,9 +25,24 @@ where
     ///
     /// RBAC: list, watch.
     pub fn start(client: Client, cut: fn(&mut ObjectMeta)) -> (Self, impl Future<Output = ()> + Send) {
+        Self::select(client, watcher::Config::default(), cut)
+    }
+
+    /// The same for the one of that name.
+    ///
+    /// RBAC: list, watch.
+    pub fn only(client: Client, name: &str) -> (Self, impl Future<Output = ()> + Send) {
+        Self::select(client, watcher::Config::default().fields(&format!("metadata.name={name}")), |_| {})
+    }
+
+    fn select(
+        client: Client,
+        config: watcher::Config,
+        cut: fn(&mut ObjectMeta),
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let api: Api<PartialObjectMeta<K>> = Api::all(client);
         let (store, writer) = reflector::store();
-        let stream = watcher(api, watcher::Config::default().any_semantic().timeout(60))
+        let stream = watcher(api, config.any_semantic().timeout(60))
             .default_backoff()
             .modify(move |object| {
                 object.metadata.managed_fields = None;

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use byrnie_injector::{
-    inject::{Outcome, Resources, Settings, inject, refusal::Refusal},
+    inject::{Outcome, Resources, Settings, Source, inject, refusal::Refusal},
     namespace::Namespace,
 };
 use serde_json::{Value, json};
@@ -39,14 +39,14 @@ fn meshed() -> Namespace {
 }
 
 fn injected(pod: &Value, namespace: &Namespace) -> Value {
-    match inject(pod, namespace, &settings()) {
+    match inject(pod, namespace, &settings(), Source::Operator) {
         Ok(Outcome::Injected(pod)) => *pod,
         other => panic!("expected an injected pod, got {other:?}"),
     }
 }
 
 fn refused(pod: &Value, namespace: &Namespace) -> String {
-    match inject(pod, namespace, &settings()) {
+    match inject(pod, namespace, &settings(), Source::Operator) {
         Err(refusal) => refusal.to_string(),
         other => panic!("expected a refusal, got {other:?}"),
     }
@@ -73,6 +73,22 @@ fn pods_of_every_shape() {
         let mut patched = before.clone();
         json_patch::patch(&mut patched, &json_patch::diff(&before, &after)).unwrap();
         assert_eq!(patched, after, "{name}: the patch says the same");
+    }
+}
+
+#[test]
+fn kubelets_are_asked_where_they_are_answered() {
+    let web = pod(json!({"containers": [{"name": "web", "image": "web:1"}]}));
+    let sources = |pod: &Value, source| match inject(pod, &meshed(), &settings(), source) {
+        Ok(Outcome::Injected(pod)) => (pod["spec"]["volumes"][0]["projected"]["sources"].clone(), *pod),
+        other => panic!("expected an injected pod, got {other:?}"),
+    };
+    let (operator, without) = sources(&web, Source::Operator);
+    let (kubelet, with) = sources(&web, Source::Kubelet);
+    insta::assert_yaml_snapshot!("sources-kubelet", kubelet);
+    assert_eq!(kubelet.as_array().unwrap()[..2], operator.as_array().unwrap()[..], "the token stays");
+    for (source, expected) in [(Source::Operator, &without), (Source::Kubelet, &with)] {
+        assert_eq!(sources(&with, source).1, *expected, "injecting again leaves nothing of before");
     }
 }
 
@@ -141,11 +157,17 @@ fn what_cannot_be_meshed_says_what_to_do() {
 fn only_the_namespace_decides_about_opting_out() {
     let mut pod = pod(json!({"containers": [{"name": "web", "image": "web:1"}]}));
     pod["metadata"]["labels"] = json!({"byrnie.dev/inject": "disabled"});
-    assert_eq!(inject(&pod, &meshed(), &settings()), Err(Refusal::OptOut { namespace: "shop".into() }));
+    assert_eq!(
+        inject(&pod, &meshed(), &settings(), Source::Operator),
+        Err(Refusal::OptOut { namespace: "shop".into() })
+    );
     let lenient = namespace(&[("byrnie.dev/inject", "enabled")], &[("byrnie.dev/allow-opt-out", "true")]);
-    assert!(matches!(inject(&pod, &lenient, &settings()), Ok(Outcome::Untouched(_))));
+    assert!(matches!(inject(&pod, &lenient, &settings(), Source::Operator), Ok(Outcome::Untouched(_))));
     let enforced = namespace(&[("byrnie.dev/inject", "enforced")], &[("byrnie.dev/allow-opt-out", "true")]);
-    assert_eq!(inject(&pod, &enforced, &settings()), Err(Refusal::OptOut { namespace: "shop".into() }));
+    assert_eq!(
+        inject(&pod, &enforced, &settings(), Source::Operator),
+        Err(Refusal::OptOut { namespace: "shop".into() })
+    );
     pod["metadata"] = json!({"annotations": {"byrnie.dev/skip-inbound-ports": "22, 2222"}});
     let args = injected(&pod, &lenient)["spec"]["initContainers"][0]["args"].to_string();
     assert!(args.contains("--skip-inbound-ports=22,2222"), "{args}");
@@ -155,11 +177,11 @@ fn only_the_namespace_decides_about_opting_out() {
 fn nobody_else_is_touched() {
     let plain = namespace(&[], &[]);
     let mut pod = pod(json!({"containers": [{"name": "web", "image": "web:1"}]}));
-    assert!(matches!(inject(&pod, &plain, &settings()), Ok(Outcome::Untouched(_))));
+    assert!(matches!(inject(&pod, &plain, &settings(), Source::Operator), Ok(Outcome::Untouched(_))));
     pod["metadata"]["labels"] = json!({"byrnie.dev/inject": "enabled"});
-    assert!(matches!(inject(&pod, &plain, &settings()), Ok(Outcome::Injected(_))));
+    assert!(matches!(inject(&pod, &plain, &settings(), Source::Operator), Ok(Outcome::Injected(_))));
     pod["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
-    assert!(matches!(inject(&pod, &meshed(), &settings()), Ok(Outcome::Untouched(_))));
+    assert!(matches!(inject(&pod, &meshed(), &settings(), Source::Operator), Ok(Outcome::Untouched(_))));
 }
 
 #[test]
@@ -174,6 +196,6 @@ fn no_pod_makes_it_panic() {
         r#"{"metadata": {"labels": [], "annotations": "a"}, "spec": {"containers": [1, null, {"ports": 3, "livenessProbe": {"httpGet": {"port": {}}}}]}}"#,
     ] {
         let pod: Value = serde_json::from_str(odd).unwrap();
-        let _ = inject(&pod, &meshed(), &settings());
+        let _ = inject(&pod, &meshed(), &settings(), Source::Operator);
     }
 }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use byrnie_crds::{MeshTrust, names};
+use byrnie_crds::names;
 use byrnie_model::SpiffeId;
 use futures::StreamExt;
 use k8s_openapi::{
@@ -20,7 +20,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
     runtime::reflector::{self, ObjectRef, Store},
 };
@@ -153,7 +153,7 @@ impl BundleConfigMaps {
                 return now + FIRST_RETRY * 4;
             }
         };
-        let owners = owners(&trusted);
+        let owners = trusted.owners();
         let wanted = wanted(&self.stores.namespaces.state(), &self.stores.pods.state());
         let existing = store.state();
         let mut work: Vec<Work> = existing
@@ -251,7 +251,7 @@ impl BundleConfigMaps {
         let at = |port| std::net::SocketAddr::new(ip, port).to_string();
         Ok([
             ("trust-domain", trusted.state.domain.as_str().to_owned()),
-            ("roots.pem", trusted.state.trusted_pem()),
+            (names::ROOTS_FILE, trusted.state.trusted_pem()),
             ("identity-address", at(address.identity_port)),
             ("discovery-address", at(address.discovery_port)),
             ("operator-id", address.operator_id.as_str().to_owned()),
@@ -288,17 +288,6 @@ impl Work {
             Self::Write(namespace) | Self::Remove(namespace, _) => namespace,
         }
     }
-}
-
-/// MeshTrust owns them, so that nothing is left when the mesh is uninstalled.
-fn owners(trusted: &Trusted) -> Vec<OwnerReference> {
-    vec![OwnerReference {
-        api_version: MeshTrust::api_version(&()).into(),
-        kind: MeshTrust::kind(&()).into(),
-        name: names::MESH_TRUST.into(),
-        uid: trusted.mesh_trust.clone(),
-        ..OwnerReference::default()
-    }]
 }
 
 /// Namespaces that are labelled, and those with a pod that opted in (or was injected before the label went).

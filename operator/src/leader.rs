@@ -1,5 +1,5 @@
 //! What only one replica does, each part in a task of its own, in every term of this replica: establish trust and rotate
-//! its root, keep the ConfigMaps, look after pods without a proxy, follow what the proxies of other replicas hold, write statuses.
+//! its root, tell of the roots in ConfigMaps and a ClusterTrustBundle, answer kubelets that ask for certificates, look after pods without a proxy, follow what the proxies of other replicas hold, write statuses.
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
@@ -9,16 +9,17 @@ use kube::{
     Client,
     runtime::events::{Recorder, Reporter},
 };
-use tokio::sync::watch;
 
 use crate::{
     bundle_config_map::{Address, BundleConfigMaps},
+    cluster_trust_bundle::ClusterTrustBundles,
     discovery::{Discovery, replicas::Replicas},
+    issuance::pod_certificates::PodCertificates,
     lease::{ApiLeases, Candidate, Fence},
     metrics::Metrics,
     status::Statuses,
     tasks::Tasks,
-    trust::{announce::Announcer, current::Trusted, establish::Establish, fleet, root_secret::RootSecrets},
+    trust::{announce::Announcer, current::Current, establish::Establish, fleet, root_secret::RootSecrets},
     uninjected::Uninjected,
 };
 
@@ -31,7 +32,7 @@ pub struct Leader {
     /// For a MeshTrust that does not exist yet.
     pub trust_domain: TrustDomain,
     /// The trust in force.
-    pub trust: watch::Receiver<Option<Arc<Trusted>>>,
+    pub current: Current,
     /// What proxies hold, and the world.
     pub discovery: Discovery,
     /// The other replicas, and the watched objects.
@@ -50,8 +51,9 @@ impl Leader {
     /// Takes part in the election, and does the work whenever this replica leads.
     pub fn start(self, tasks: &Tasks) {
         let Self {
-            client, secrets, trust_domain, trust, discovery, replicas, dwell, address, metrics, ..
+            client, secrets, trust_domain, current, discovery, replicas, dwell, address, metrics, ..
         } = self;
+        let trust = current.subscribe();
         let leases = ApiLeases::new(client.clone(), &replicas.namespace, names::OPERATOR);
         // No two processes have the same name, also not two lives of one pod.
         let name = format!("{}_{:08x}", replicas.replica, fastrand::u32(..));
@@ -63,7 +65,7 @@ impl Leader {
         let establish = Establish::new(
             client.clone(),
             secrets,
-            trust_domain,
+            trust_domain.clone(),
             census,
             trust.clone(),
             fence.clone(),
@@ -92,6 +94,30 @@ impl Leader {
         spawn(tasks, "bundle-config-maps", &fence, move || {
             let bundles = bundles.clone();
             async move { bundles.run().await }
+        });
+
+        let bundle = Arc::new(ClusterTrustBundles {
+            client: client.clone(),
+            trust: trust.clone(),
+            fence: fence.clone(),
+            metrics: metrics.clone(),
+        });
+        spawn(tasks, "cluster-trust-bundle", &fence, move || {
+            let bundle = bundle.clone();
+            async move { bundle.run().await }
+        });
+
+        let pod_certificates = Arc::new(PodCertificates {
+            client: client.clone(),
+            stores: stores.clone(),
+            current,
+            domain: trust_domain,
+            fence: fence.clone(),
+            metrics: metrics.clone(),
+        });
+        spawn(tasks, "pod-certificates", &fence, move || {
+            let pod_certificates = pod_certificates.clone();
+            async move { pod_certificates.run().await }
         });
 
         let uninjected = Arc::new(Uninjected::new(

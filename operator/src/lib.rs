@@ -1,12 +1,13 @@
 //! The control plane: reads the cluster, decides what each proxy must know, issues identities, reports back.
 //!
 //! `index` decides (pure), `discovery` tells the proxies, `issuance` and `trust` own identities, the leader alone
-//! writes (`lease`, `status`, `bundle_config_map`). Wired together in `main.rs`.
+//! writes (`lease`, `status`, `bundle_config_map`, `cluster_trust_bundle`). Wired together in `main.rs`.
 
 pub mod admin;
 pub mod api_call;
 pub mod args;
 pub mod bundle_config_map;
+pub mod cluster_trust_bundle;
 pub mod discovery;
 pub mod index;
 pub mod issuance;

@@ -127,12 +127,11 @@ async fn start(args: &Args, tasks: &Tasks) -> anyhow::Result<()> {
         namespace: args.namespace.clone(),
         replica: args.replica.clone(),
     };
-    let trust = current.subscribe();
     let leader = Leader {
         client,
         secrets,
         trust_domain: domain,
-        trust,
+        current,
         discovery,
         replicas,
         dwell: args.rotation_dwell,

@@ -20,6 +20,9 @@ use crate::{
 
 /// Where the kubelet puts the token and the trust.
 pub const DIRECTORY: &str = "/var/run/byrnie";
+const ROOTS_FILE: &str = "roots.pem";
+/// Key and certificates from the kubelet.
+pub const CREDENTIAL_FILE: &str = "credential.pem";
 
 /// What the environment says.
 #[derive(Clone, Debug)]
@@ -221,7 +224,7 @@ impl ControlPlane {
     /// When one is missing or makes no sense.
     pub fn read(directory: &Path) -> Result<Self, BootstrapError> {
         let trust_domain: TrustDomain = parsed(directory, "trust-domain")?;
-        let path = directory.join("roots.pem");
+        let path = directory.join(ROOTS_FILE);
         let pem = fs::read(&path).map_err(|source| BootstrapError::File { path: path.clone(), source })?;
         let roots = TrustBundle::from_pem(&trust_domain, &pem)
             .map_err(|source| BootstrapError::Roots { path, source })?;
@@ -241,6 +244,19 @@ impl ControlPlane {
 /// When there is none.
 pub fn token(directory: &Path) -> Result<String, BootstrapError> {
     text(&directory.join("token"))
+}
+
+/// Key and certificates that the kubelet asked for on behalf of this pod, and renews; `None` where it does not.
+///
+/// # Errors
+/// When there is something that cannot be read.
+pub fn credential(directory: &Path) -> Result<Option<String>, BootstrapError> {
+    let path = directory.join(CREDENTIAL_FILE);
+    match fs::read_to_string(&path) {
+        Ok(pem) => Ok(Some(pem)),
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(BootstrapError::File { path, source }),
+    }
 }
 
 fn text(path: &Path) -> Result<String, BootstrapError> {

@@ -1,10 +1,11 @@
 //! The proxy's certificate: the first one, and a new one with a new key at half of its life, or as soon as another
 //! authority signs.
 //!
+//! It comes from the kubelet, where that asks for the pod's certificates and has a newer one; else from the operator.
 //! Owns when and from whom. A certificate that expires is not replaced by anything: connections then end.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -114,7 +115,15 @@ fn said(slot: &ArcSwapOption<String>, problem: Option<String>) -> bool {
 pub async fn keep(identity: Identity, directory: PathBuf, news: News) {
     let mut backoff = Backoff::default();
     loop {
-        match renew(&identity, &directory).await {
+        let renewed = match from_kubelet(&identity, &directory) {
+            Ok(true) => Ok(()),
+            Ok(false) => renew(&identity, &directory).await,
+            Err(error) => {
+                tracing::warn!(%error, "the kubelet's certificate cannot be used; asking the operator");
+                renew(&identity, &directory).await
+            }
+        };
+        match renewed {
             Ok(()) => {
                 let expires = identity.leaf().map_or(Duration::ZERO, |leaf| left(leaf.not_after));
                 tracing::info!(valid_for_seconds = expires.as_secs(), "certificate installed");
@@ -139,8 +148,26 @@ pub async fn keep(identity: Identity, directory: PathBuf, news: News) {
     }
 }
 
+/// Installs what the kubelet has, if it is of use: whether it was.
+fn from_kubelet(identity: &Identity, directory: &Path) -> Result<bool, RenewalError> {
+    let Some(pem) = bootstrap::credential(directory)? else { return Ok(false) };
+    let leaf = Leaf::from_pem(pem.as_bytes(), KeyPair::from_pem(&pem)?)?;
+    if identity.leaf().is_some_and(|held| leaf.not_after <= held.not_after) {
+        return Ok(false);
+    }
+    if identity.bundle().is_none() {
+        identity.install_bundle(ControlPlane::read(directory)?.roots)?;
+    }
+    let signer = identity.bundle().and_then(|bundle| bundle.signer);
+    if signer.is_some_and(|signer| identity.issuer_of(&leaf).ok() != Some(signer)) {
+        return Ok(false);
+    }
+    identity.install_leaf(leaf)?;
+    Ok(true)
+}
+
 /// One new key, one request, one certificate.
-async fn renew(identity: &Identity, directory: &std::path::Path) -> Result<(), RenewalError> {
+async fn renew(identity: &Identity, directory: &Path) -> Result<(), RenewalError> {
     let plane = ControlPlane::read(directory)?;
     let token = bootstrap::token(directory)?;
     let key = KeyPair::generate()?;

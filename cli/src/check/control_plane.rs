@@ -102,7 +102,7 @@ pub(super) fn deployment(system: &str, name: &str, found: Option<&Deployment>) -
         );
         return Seen::failed(subject, "not found", advice);
     };
-    let wanted = found.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let wanted = found.spec.replicas.unwrap_or(1);
     let ready = found.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
     let detail = format!("{ready}/{wanted} replicas ready");
     let look = format!("kubectl -n {system} get pods; kubectl -n {system} logs deployment/{name}");

@@ -3,12 +3,13 @@
 use byrnie_crds::names::{self, IDENTITY_PATH as MOUNT, IDENTITY_VOLUME as VOLUME};
 use serde_json::{Value, json};
 
-use super::{Settings, annotation, list, list_if_any, object, refusal::Refusal};
+use super::{Settings, Source, annotation, list, list_if_any, object, refusal::Refusal};
 use crate::namespace::Namespace;
 
 /// All that the added containers need to know.
 pub(super) struct Mesh<'a> {
     settings: &'a Settings,
+    source: Source,
     probes: Vec<Value>,
     skip_inbound: Vec<u16>,
     skip_outbound: Vec<u16>,
@@ -45,6 +46,7 @@ impl<'a> Mesh<'a> {
         pod: &Value,
         namespace: &Namespace,
         settings: &'a Settings,
+        source: Source,
         probes: Vec<Value>,
     ) -> Result<Self, Refusal> {
         let ports = |name: &'static str| -> Result<Vec<u16>, Refusal> {
@@ -67,6 +69,7 @@ impl<'a> Mesh<'a> {
         }
         Ok(Self {
             settings,
+            source,
             probes,
             skip_inbound: ports(names::SKIP_INBOUND_PORTS_ANNOTATION)?,
             skip_outbound: ports(names::SKIP_OUTBOUND_PORTS_ANNOTATION)?,
@@ -171,16 +174,32 @@ impl<'a> Mesh<'a> {
             "projected": {
                 // read by the proxy's user, whatever fsGroup the pod has
                 "defaultMode": 0o444,
-                "sources": [
-                    {"serviceAccountToken": {
-                        "audience": names::audience(&self.settings.trust_domain),
-                        "expirationSeconds": 3600,
-                        "path": "token",
-                    }},
-                    {"configMap": {"name": names::TRUST_CONFIG_MAP}},
-                ],
+                "sources": self.sources(),
             },
         })
+    }
+
+    fn sources(&self) -> Vec<Value> {
+        let token = json!({"serviceAccountToken": {
+            "audience": names::audience(&self.settings.trust_domain),
+            "expirationSeconds": 3600,
+            "path": "token",
+        }});
+        let mesh = json!({"configMap": {"name": names::TRUST_CONFIG_MAP}});
+        // what comes later wins: these roots, not the ConfigMap's
+        let kubelet = [
+            json!({"podCertificate": {
+                "signerName": names::SIGNER,
+                "keyType": "ECDSAP256",
+                "credentialBundlePath": names::CREDENTIAL_FILE,
+            }}),
+            json!({"clusterTrustBundle": {"name": names::CLUSTER_TRUST_BUNDLE, "path": names::ROOTS_FILE}}),
+        ];
+        let mut sources = vec![token, mesh];
+        if self.source == Source::Kubelet {
+            sources.extend(kubelet);
+        }
+        sources
     }
 }
 

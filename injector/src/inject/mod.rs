@@ -45,6 +45,22 @@ pub struct Resources {
     pub memory_limit: String,
 }
 
+/// Where a pod's first certificate comes from. For the next ones it can always ask the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The operator, for a token.
+    Operator,
+    /// Its kubelet, with the roots of the ClusterTrustBundle.
+    Kubelet,
+}
+
+impl Source {
+    /// The kubelet where pod certificates are offered.
+    pub fn of(pod_certificates: bool) -> Self {
+        if pod_certificates { Self::Kubelet } else { Self::Operator }
+    }
+}
+
 /// What happens to a pod.
 #[derive(Debug, PartialEq)]
 pub enum Outcome {
@@ -58,7 +74,12 @@ pub enum Outcome {
 ///
 /// # Errors
 /// A [`Refusal`] when the pod asks for the mesh and cannot have it; it says what to do.
-pub fn inject(pod: &Value, namespace: &Namespace, settings: &Settings) -> Result<Outcome, Refusal> {
+pub fn inject(
+    pod: &Value,
+    namespace: &Namespace,
+    settings: &Settings,
+    source: Source,
+) -> Result<Outcome, Refusal> {
     if !pod.is_object() {
         return Ok(Outcome::Untouched("it is no object; the api server says the rest"));
     }
@@ -80,7 +101,7 @@ pub fn inject(pod: &Value, namespace: &Namespace, settings: &Settings) -> Result
     let probes = containers::remove(&mut pod);
     refusal::check(&pod, namespace)?;
     let probes = probes::rewrite(&mut pod, probes, settings.hook_key)?;
-    let mesh = Mesh::read(&pod, namespace, settings, probes)?;
+    let mesh = Mesh::read(&pod, namespace, settings, source, probes)?;
     mesh.add(&mut pod);
     Ok(Outcome::Injected(Box::new(pod)))
 }

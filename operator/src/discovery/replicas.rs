@@ -105,7 +105,7 @@ impl Replicas {
                 && slice.labels().get("kubernetes.io/service-name") == Some(&self.service)
         };
         let slices = self.stores.slices.state_filter(ours);
-        let endpoints = slices.iter().flat_map(|slice| &slice.endpoints).filter(|endpoint| {
+        let endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()).filter(|endpoint| {
             let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref());
             pod.is_some_and(|pod| pod != self.replica)
         });

@@ -193,7 +193,7 @@ impl Slice {
         let ports = ports.filter_map(|port| {
             Some((port.name.clone().unwrap_or_default(), u16::try_from(port.port?).ok()?))
         });
-        let endpoints = slice.endpoints.iter().map(|endpoint| {
+        let endpoints = slice.endpoints.iter().flatten().map(|endpoint| {
             let said = endpoint.conditions.as_ref();
             let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
             SliceEndpoint {

@@ -38,7 +38,7 @@ impl ClusterFacts {
 
 impl Facts for ClusterFacts {
     async fn review(&self, token: &str, audience: &str) -> Result<TokenReviewStatus, ApiError> {
-        let spec = TokenReviewSpec { token: Some(token.into()), audiences: Some(vec![audience.into()]) };
+        let spec = TokenReviewSpec { token: token.into(), audiences: Some(vec![audience.into()]) };
         let review = TokenReview { spec, ..TokenReview::default() };
         let answer = api_call::call(self.reviews.create(&PostParams::default(), &review)).await?;
         Ok(answer.status.unwrap_or_default())

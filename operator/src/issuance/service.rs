@@ -12,7 +12,7 @@ use rcgen::SubjectPublicKeyInfo;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
     Facts,
@@ -113,7 +113,7 @@ impl<F: Facts> Issuance<F> {
         if pod.addresses.is_empty() {
             return Err(Refusal::NoAddress(format!("{namespace}/{name}")));
         }
-        match token::check_pod(&pod, &claim, peer) {
+        match token::check_pod(&pod, &claim).and_then(|()| token::check_address(&pod, peer)) {
             Ok(()) => Ok(claim),
             Err(problem) => Err(Refusal::Pod { pod: format!("{namespace}/{name}"), problem }),
         }
@@ -135,18 +135,7 @@ impl<F: Facts> Issuance<F> {
             return Err(Refusal::Epoch { seen, stored });
         }
         let issued = trusted.signer()?.sign(key, &id, trusted.leaf_lifetime, SystemTime::now())?;
-        self.metrics.signed(trusted.state.signer, issued.not_after);
-        info!(
-            serial = issued.serial,
-            id = %id,
-            pod = format!("{}/{}", claim.namespace, claim.pod_name),
-            uid = claim.pod_uid,
-            node = claim.node,
-            not_after = %time::OffsetDateTime::from(issued.not_after),
-            signer = %trusted.state.signer.short(),
-            epoch = stored,
-            "certificate issued"
-        );
+        super::record(&self.metrics, claim, &id, &issued, &trusted);
         let chain = issued.chain.iter().map(|certificate| certificate.to_vec()).collect();
         Ok(IssueResponse { chain, trust: Some(trusted.message()) })
     }

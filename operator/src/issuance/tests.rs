@@ -78,7 +78,11 @@ fn fake() -> Fake {
         }),
         error: None,
     };
-    let pod = Pod {
+    Fake { review, pod: Some(a_pod()), api_is_down: false, trusted: Some(Arc::new(trusted())) }
+}
+
+pub(super) fn a_pod() -> Pod {
+    Pod {
         uid: "uid-1".into(),
         labels: BTreeMap::new(),
         named_ports: Vec::new(),
@@ -89,7 +93,10 @@ fn fake() -> Fake {
         live: true,
         containers_ready: true,
         node: "node-1".into(),
-    };
+    }
+}
+
+pub(super) fn trusted() -> Trusted {
     let domain = "cluster.local".parse().unwrap();
     let authority = Authority::generate(&domain, Duration::from_hours(720), SystemTime::now()).unwrap();
     let roots = vec![Root::of(&authority, RootState::Active)];
@@ -97,14 +104,13 @@ fn fake() -> Fake {
     let (phase, since) = (Phase::Stable, SystemTime::UNIX_EPOCH);
     let state =
         TrustState { domain, epoch: EPOCH, phase, since, request: None, restored: None, roots, signer };
-    let trusted = Trusted {
+    Trusted {
         state,
         authority: Some(authority),
         leaf_lifetime: Duration::from_hours(24),
         federation: Federation::default(),
         mesh_trust: String::new(),
-    };
-    Fake { review, pod: Some(pod), api_is_down: false, trusted: Some(Arc::new(trusted)) }
+    }
 }
 
 fn service(fake: Fake) -> Issuance<Fake> {

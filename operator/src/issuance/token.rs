@@ -110,9 +110,8 @@ pub fn claim(status: &TokenReviewStatus, audience: &str) -> Result<Claim, TokenE
     })
 }
 
-/// Whether the pod (already found by name and UID) may have a certificate, and is the one that asks. A pod in its
-/// node's network has no address of its own, so nobody can ask for it.
-pub fn check_pod(pod: &Pod, claim: &Claim, peer: IpAddr) -> Result<(), PodError> {
+/// Whether the pod (already found by name and UID) may have a certificate.
+pub fn check_pod(pod: &Pod, claim: &Claim) -> Result<(), PodError> {
     if !pod.live {
         return Err(PodError::Finished);
     }
@@ -123,5 +122,10 @@ pub fn check_pod(pod: &Pod, claim: &Claim, peer: IpAddr) -> Result<(), PodError>
     if claim.node.as_ref().is_some_and(|node| *node != pod.node) {
         return Err(PodError::Node(pod.node.clone()));
     }
+    Ok(())
+}
+
+/// Whether the pod is the one that asks. A pod in its node's network has no address of its own, so nobody can ask for it.
+pub fn check_address(pod: &Pod, peer: IpAddr) -> Result<(), PodError> {
     if pod.addresses.contains(&peer) { Ok(()) } else { Err(PodError::Address(peer)) }
 }

@@ -41,6 +41,8 @@ pub struct Issued {
     pub chain: Vec<CertificateDer<'static>>,
     /// 128 random bits in hexadecimal.
     pub serial: String,
+    /// When it begins to be valid.
+    pub not_before: SystemTime,
     /// When it expires.
     pub not_after: SystemTime,
 }
@@ -208,9 +210,23 @@ impl Authority {
         if not_after < OffsetDateTime::from(now + SHORTEST_LEAF) {
             return Err(AuthorityError::Expired { id: self.id, not_after: self.not_after });
         }
+        self.sign_between(key, name, now - BACKDATE, not_after.into())
+    }
+
+    /// The same from one moment to another, as far as this authority is valid then. In whole seconds.
+    pub fn sign_between(
+        &self,
+        key: &impl PublicKeyData,
+        name: &SpiffeId,
+        not_before: SystemTime,
+        not_after: SystemTime,
+    ) -> Result<Issued, AuthorityError> {
+        let whole = |at: OffsetDateTime| at.replace_nanosecond(0).unwrap_or(at);
+        let not_before = whole(self.not_before.max(not_before.into()));
+        let not_after = whole(self.not_after.min(not_after.into()));
         let serial = random_serial()?;
         let mut params = CertificateParams::default();
-        params.not_before = self.not_before.max(OffsetDateTime::from(now - BACKDATE));
+        params.not_before = not_before;
         params.not_after = not_after;
         params.serial_number = Some(serial.clone());
         // An empty subject makes the subject alternative name critical (RFC 5280 section 4.2.1.6).
@@ -223,7 +239,12 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let leaf: CertificateDer<'static> = params.signed_by(key, &self.issuer)?.into();
         let chain = std::iter::once(leaf).chain(self.chain.iter().cloned()).collect();
-        Ok(Issued { chain, serial: hex(serial.as_ref()), not_after: not_after.into() })
+        Ok(Issued {
+            chain,
+            serial: hex(serial.as_ref()),
+            not_before: not_before.into(),
+            not_after: not_after.into(),
+        })
     }
 }
 

@@ -13,7 +13,8 @@ use std::{
 use byrnie_api::v1;
 use byrnie_crds::{MeshTrust, compile::RootSource, names};
 use byrnie_model::TrustDomain;
-use kube::{Api, Client, ResourceExt, runtime::watcher::Event};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Api, Client, Resource, ResourceExt, runtime::watcher::Event};
 use thiserror::Error;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
@@ -40,7 +41,7 @@ pub struct Trusted {
     pub leaf_lifetime: Duration,
     /// Other trust domains.
     pub federation: Federation,
-    /// UID of MeshTrust, which owns what is made for it in other namespaces.
+    /// UID of MeshTrust.
     pub mesh_trust: String,
 }
 
@@ -90,6 +91,17 @@ impl Trusted {
     /// Whoever signs.
     pub fn signer(&self) -> Result<&Authority, Stale> {
         self.authority.as_ref().ok_or(Stale::NoKey(self.state.signer))
+    }
+
+    /// MeshTrust owns what is made for it, so that nothing is left when the mesh is uninstalled.
+    pub fn owners(&self) -> Vec<OwnerReference> {
+        vec![OwnerReference {
+            api_version: MeshTrust::api_version(&()).into(),
+            kind: MeshTrust::kind(&()).into(),
+            name: names::MESH_TRUST.into(),
+            uid: self.mesh_trust.clone(),
+            ..OwnerReference::default()
+        }]
     }
 
     /// What proxies are told.

@@ -30,7 +30,7 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-pub use authority::{Authority, AuthorityError};
+pub use authority::{Authority, AuthorityError, Issued};
 
 /// SHA-256 of a public key (its SubjectPublicKeyInfo): names roots and signers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

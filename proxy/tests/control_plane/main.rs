@@ -12,6 +12,7 @@ use byrnie_model::{Destination, Workload};
 use byrnie_proxy::{
     access_log::AccessLog,
     admin::Admin,
+    bootstrap::CREDENTIAL_FILE,
     certificate::{self, News},
     control,
     metrics::Metrics,
@@ -39,9 +40,20 @@ impl Proxy {
     }
 
     fn with_token(token: &str, operator: &Operator, authority: &Authority) -> Self {
+        Self::with_files(&[("token", token)], operator, authority)
+    }
+
+    /// With what the kubelet asked for.
+    fn with_credential(credential: &str, operator: &Operator, authority: &Authority) -> Self {
+        Self::with_files(&[("token", TOKEN), (CREDENTIAL_FILE, credential)], operator, authority)
+    }
+
+    fn with_files(besides: &[(&str, &str)], operator: &Operator, authority: &Authority) -> Self {
         let files = TempDir::new().unwrap();
         operator.write_files(files.path(), authority);
-        std::fs::write(files.path().join("token"), token).unwrap();
+        for (name, text) in besides {
+            std::fs::write(files.path().join(name), text).unwrap();
+        }
         let pod = PodInfo {
             name: "web-1".into(),
             namespace: "shop".into(),
@@ -206,6 +218,54 @@ async fn certificates_are_renewed_at_half_of_their_life() {
     let took = began.elapsed();
     assert!(took > Duration::from_secs(2) && took < Duration::from_secs(5), "{took:?}");
     assert!(proxy.shared.identity.ready());
+}
+
+#[tokio::test]
+async fn the_kubelets_certificate_is_enough_until_another_authority_signs() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let operator = Operator::start(&old).await;
+    let credential = old.credential(&proxy_id(), Duration::from_hours(1));
+    let proxy = Proxy::with_credential(&credential, &operator, &old);
+    proxy.connected(&operator).await;
+    assert_eq!(operator.state.keys.lock().len(), 0, "the operator was not asked");
+    operator.state.trust(2, &[old.clone(), new.clone()], &new);
+    operator.state.say(Resource::Trust(operator.state.trust_message())).await;
+    let issuer = || proxy.shared.identity.leaf().unwrap().issuer;
+    until("the leaf is of the new authority", || issuer() == Some(new.name())).await;
+    assert_eq!(operator.state.keys.lock().len(), 1, "the kubelet's is of the old one");
+}
+
+#[tokio::test]
+async fn the_kubelets_next_certificate_is_taken_at_half_of_the_firsts_life() {
+    let authority = Authority::new("one");
+    let operator = Operator::start(&authority).await;
+    let first = authority.credential(&proxy_id(), Duration::from_secs(8));
+    let proxy = Proxy::with_credential(&first, &operator, &authority);
+    proxy.connected(&operator).await;
+    let next = authority.credential(&proxy_id(), Duration::from_hours(1));
+    std::fs::write(proxy.files.path().join(CREDENTIAL_FILE), next).unwrap();
+    let soon = std::time::SystemTime::now() + Duration::from_mins(1);
+    until("the next one", || proxy.shared.identity.leaf().unwrap().not_after > soon).await;
+    assert_eq!(operator.state.keys.lock().len(), 0, "the operator was not asked");
+}
+
+#[tokio::test]
+async fn the_operator_is_asked_where_the_kubelets_certificate_is_of_no_use() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let hour = Duration::from_hours(1);
+    let of_another_domain = "spiffe://elsewhere.example/ns/shop/sa/web".parse().unwrap();
+    for credential in [
+        String::new(),
+        "-----BEGIN PRIVATE KEY-----".into(),
+        theirs.credential(&proxy_id(), hour),
+        ours.credential(&of_another_domain, hour),
+        ours.credential(&proxy_id(), Duration::ZERO),
+    ] {
+        let operator = Operator::start(&ours).await;
+        let proxy = Proxy::with_credential(&credential, &operator, &ours);
+        proxy.connected(&operator).await;
+        assert_eq!(operator.state.keys.lock().len(), 1);
+    }
 }
 
 #[tokio::test]

@@ -78,7 +78,7 @@ impl Authority {
         Arc::new(Self { issuer: Issuer::new(params, key), root: der, pem })
     }
 
-    fn sign(&self, key: &impl PublicKeyData, id: &str, ttl: Duration) -> CertificateDer<'static> {
+    fn sign(&self, key: &impl PublicKeyData, id: &str, ttl: Duration) -> rcgen::Certificate {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
         params.is_ca = IsCa::ExplicitNoCa;
@@ -87,7 +87,13 @@ impl Authority {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.not_before = time::OffsetDateTime::now_utc() - Duration::from_mins(1);
         params.not_after = time::OffsetDateTime::now_utc() + ttl;
-        params.signed_by(key, &self.issuer).unwrap().der().clone()
+        params.signed_by(key, &self.issuer).unwrap()
+    }
+
+    /// Key and certificate as a kubelet writes them.
+    pub(crate) fn credential(&self, id: &SpiffeId, ttl: Duration) -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        key.serialize_pem() + &self.sign(&key, id.as_str(), ttl).pem()
     }
 
     /// What a peer calls this authority.
@@ -156,7 +162,7 @@ impl State {
         let key = rcgen::KeyPair::generate().unwrap();
         let leaf = signer.sign(&key, OPERATOR, Duration::from_hours(1));
         let key = KeyPair::from_pem(&key.serialize_pem()).unwrap();
-        self.own.install_leaf(Leaf::new(vec![leaf], key).unwrap()).unwrap();
+        self.own.install_leaf(Leaf::new(vec![leaf.der().clone()], key).unwrap()).unwrap();
     }
 
     pub(crate) fn trust_message(&self) -> v1::Trust {
@@ -231,7 +237,7 @@ impl v1::identity_server::Identity for Service {
         let ttl = *self.0.ttl.lock();
         let leaf = self.0.trust.lock().signer.sign(&key, proxy_id().as_str(), ttl);
         let trust = Some(self.0.trust_message());
-        Ok(Response::new(v1::IssueResponse { chain: vec![leaf.to_vec()], trust }))
+        Ok(Response::new(v1::IssueResponse { chain: vec![leaf.der().to_vec()], trust }))
     }
 }
 

@@ -123,7 +123,7 @@ impl Cluster {
                     name: target.pod.clone(),
                     uid,
                     address: target.pod_address.parse()?,
-                    token: made.status.context("no token")?.token,
+                    token: made.status.and_then(|status| status.token).context("no token")?,
                 })
             })
             .buffered(AT_ONCE)
@@ -190,7 +190,12 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(
 fn ready(slice: &EndpointSlice) -> usize {
     let ready =
         |conditions: &k8s_openapi::api::discovery::v1::EndpointConditions| conditions.ready == Some(true);
-    slice.endpoints.iter().filter(|endpoint| endpoint.conditions.as_ref().is_some_and(ready)).count()
+    slice
+        .endpoints
+        .iter()
+        .flatten()
+        .filter(|endpoint| endpoint.conditions.as_ref().is_some_and(ready))
+        .count()
 }
 
 fn space(service: usize) -> String {

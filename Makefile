@@ -72,7 +72,7 @@ crds: ## Generate deploy/chart/kinds from the Rust types
 ## ---- check
 
 .PHONY: test
-test: prerequisites test-rust test-go test-e2e ## Run all tests: Rust, Go, and end to end on a real cluster
+test: prerequisites test-rust test-go test-e2e test-e2e-next ## Run all tests: Rust, Go, and end to end on a real cluster
 
 .PHONY: test-rust
 test-rust: ## Run the Rust tests
@@ -86,6 +86,11 @@ test-go: cluster-binary apps-binary ## Run the Go tests of the cluster and the a
 .PHONY: test-e2e
 test-e2e: prerequisites images ## Run the end-to-end tests on a real cluster (or on $KUBECONFIG)
 	$(STEP) "end-to-end tests" tests/tools/e2e
+
+.PHONY: test-e2e-next
+test-e2e-next: prerequisites images ## Run what Kubernetes 1.37 adds: certificates from the kubelet
+	$(STEP) "Kubernetes 1.37, as one binary" tests/tools/cluster-next
+	$(STEP) "end-to-end tests on Kubernetes 1.37" env -u KUBECONFIG BYRNIE_CLUSTER_BIN=$(BYRNIE_BUILD)/next/bin/byrnie-cluster DWELL=15s tests/tools/e2e ./kubelet
 
 .PHONY: previous
 previous: binaries ## Build the release before this one, for tests of upgrades

@@ -115,18 +115,16 @@ fn said(slot: &ArcSwapOption<String>, problem: Option<String>) -> bool {
 pub async fn keep(identity: Identity, directory: PathBuf, news: News) {
     let mut backoff = Backoff::default();
     loop {
-        let renewed = match from_kubelet(&identity, &directory) {
-            Ok(true) => Ok(()),
-            Ok(false) => renew(&identity, &directory).await,
-            Err(error) => {
-                tracing::warn!(%error, "the kubelet's certificate cannot be used; asking the operator");
-                renew(&identity, &directory).await
-            }
-        };
+        let by_kubelet = from_kubelet(&identity, &directory).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the kubelet's certificate cannot be used; asking the operator");
+            false
+        });
+        let source = if by_kubelet { "kubelet" } else { "operator" };
+        let renewed = if by_kubelet { Ok(()) } else { renew(&identity, &directory).await };
         match renewed {
             Ok(()) => {
                 let expires = identity.leaf().map_or(Duration::ZERO, |leaf| left(leaf.not_after));
-                tracing::info!(valid_for_seconds = expires.as_secs(), "certificate installed");
+                tracing::info!(valid_for_seconds = expires.as_secs(), source, "certificate installed");
                 said(&news.0.certificate, None);
                 news.0.leaf.notify_one();
                 if signed_by_another(&identity) {

@@ -73,6 +73,7 @@ func TestMesh(t *testing.T) {
 		test{"admission of pods", s.podAdmission},
 		test{"ways around a proxy", s.bypass},
 		test{"enforced namespaces", s.enforcement},
+		test{"tokens", s.tokens},
 		test{"the webhook changes its certificate", s.webhookCertificate},
 	)
 	s.phase(t, "disruption", true,

@@ -15,6 +15,7 @@ import (
 	"byrnie.dev/apps/call"
 	"byrnie.dev/apps/echo"
 	"byrnie.dev/apps/internal/exit"
+	"byrnie.dev/apps/issue"
 	"byrnie.dev/apps/loadcmd"
 	"byrnie.dev/apps/node"
 	"byrnie.dev/apps/process"
@@ -36,6 +37,7 @@ var commands = []struct {
 	{"sleep", "wait", process.Sleep},
 	{"udp", "echo datagrams, or ask whether they are", udp.Main},
 	{"as", "run one of these commands as another user", process.As},
+	{"issue", "ask the mesh's operator for a certificate, with any token", issue.Main},
 	{"job", "make one call, run for a while, end with a code", process.Job},
 }
 

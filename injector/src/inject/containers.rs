@@ -193,7 +193,12 @@ impl<'a> Mesh<'a> {
                 "keyType": "ECDSAP256",
                 "credentialBundlePath": names::CREDENTIAL_FILE,
             }}),
-            json!({"clusterTrustBundle": {"name": names::CLUSTER_TRUST_BUNDLE, "path": names::ROOTS_FILE}}),
+            // by signer: what a kubelet remembers of a name it keeps for five minutes, also when the bundle changes
+            json!({"clusterTrustBundle": {
+                "signerName": names::SIGNER,
+                "labelSelector": {},
+                "path": names::ROOTS_FILE,
+            }}),
         ];
         let mut sources = vec![token, mesh];
         if self.source == Source::Kubelet {

@@ -92,6 +92,16 @@ fn init_containers(pod: &Pod) -> &[Container] {
     pod.spec.as_ref().and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default()
 }
 
+/// Group and version of the certificates that Kubernetes itself knows.
+pub const CERTIFICATES: &str = "certificates.k8s.io/v1";
+
+/// Whether kubelets can ask for certificates, and mount roots to check them with (Kubernetes 1.37 and later), as the
+/// API server's list of [`CERTIFICATES`] says.
+pub fn serves_pod_certificates(served: &APIResourceList) -> bool {
+    let has = |kind| served.resources.iter().any(|resource| resource.name == kind);
+    has("podcertificaterequests") && has("clustertrustbundles")
+}
+
 #[cfg(test)]
 mod tests {
     use byrnie_model::Protocol;
@@ -178,14 +188,4 @@ mod tests {
             );
         }
     }
-}
-
-/// Group and version of the certificates that Kubernetes itself knows.
-pub const CERTIFICATES: &str = "certificates.k8s.io/v1";
-
-/// Whether kubelets can ask for certificates, and mount roots to check them with (Kubernetes 1.37 and later), as the
-/// API server's list of [`CERTIFICATES`] says.
-pub fn serves_pod_certificates(served: &APIResourceList) -> bool {
-    let has = |kind| served.resources.iter().any(|resource| resource.name == kind);
-    has("podcertificaterequests") && has("clustertrustbundles")
 }

@@ -1,5 +1,6 @@
 //! What only one replica does, each part in a task of its own, in every term of this replica: establish trust and rotate
-//! its root, tell of the roots in ConfigMaps and a ClusterTrustBundle, answer kubelets that ask for certificates, look after pods without a proxy, follow what the proxies of other replicas hold, write statuses.
+//! its root, tell of the roots in ConfigMaps and a ClusterTrustBundle, answer kubelets that ask for certificates, look
+//! after pods without a proxy, follow what the proxies of other replicas hold, write statuses.
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 

@@ -51,7 +51,7 @@ func (s *suite) tokens(t *testing.T) {
 		{"its own, again", good, inAsker, "OK", ""},
 		{"for the API server", s.token(t, &askers[0], ""), inAsker, "Unauthenticated", "not valid for audience"},
 		{"for another audience", s.token(t, &askers[0], "byrnie.dev/another.example"), inAsker, "Unauthenticated", "not valid for audience"},
-		{"bound to no pod", s.unboundToken(t, space.Name, "asker"), inAsker, "Unauthenticated", "not bound to a pod"},
+		{"bound to no pod", s.requestToken(t, space.Name, "asker", meshAudience, nil), inAsker, "Unauthenticated", "not bound to a pod"},
 		{"another pod's", s.token(t, &others[0], meshAudience), inAsker, "PermissionDenied", "none of the pod's addresses"},
 		{"its own, from another pod", good, inStranger, "PermissionDenied", "none of the pod's addresses"},
 		{"of a pod without proxy", s.token(t, &strangers[0], meshAudience), inStranger, "PermissionDenied", "no container byrnie-proxy"},
@@ -80,6 +80,7 @@ func (s *suite) tokens(t *testing.T) {
 	}
 }
 
+// issued is what the command `issue` prints.
 type issued struct {
 	Code    string   `json:"code"`
 	Message string   `json:"message"`
@@ -112,11 +113,6 @@ func (s *suite) token(t *testing.T, pod *corev1.Pod, audience string) string {
 	t.Helper()
 	bound := &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
 	return s.requestToken(t, pod.Namespace, pod.Spec.ServiceAccountName, audience, bound)
-}
-
-func (s *suite) unboundToken(t *testing.T, namespace, account string) string {
-	t.Helper()
-	return s.requestToken(t, namespace, account, meshAudience, nil)
 }
 
 func (s *suite) requestToken(t *testing.T, namespace, account, audience string, bound *authenticationv1.BoundObjectReference) string {

@@ -13,7 +13,6 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // trust is as much of MeshTrust's status as is looked at here.
@@ -28,10 +27,8 @@ type trust struct {
 	Conditions []metav1.Condition `json:"conditions"`
 }
 
-const meshTrust = "default"
-
 func (s *suite) trust(ctx context.Context) (trust, error) {
-	object, err := s.Dynamic.Resource(harness.MeshTrusts).Get(ctx, meshTrust, metav1.GetOptions{})
+	object, err := s.Dynamic.Resource(harness.MeshTrusts).Get(ctx, harness.MeshTrust, metav1.GetOptions{})
 	if err != nil {
 		return trust{}, err
 	}
@@ -67,8 +64,7 @@ func (seen trust) condition(kind string) metav1.Condition {
 // ask changes MeshTrust's spec.
 func (s *suite) ask(t *testing.T, spec string) {
 	t.Helper()
-	patch := fmt.Sprintf(`{"spec": %s}`, spec)
-	if _, err := s.Dynamic.Resource(harness.MeshTrusts).Patch(t.Context(), meshTrust, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if err := s.ChangeMeshTrust(t.Context(), spec); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // Nodes are the names of the cluster's schedulable nodes.
@@ -48,6 +49,16 @@ func (c *Cluster) Installed(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// MeshTrust is the name of the one object of that kind.
+const MeshTrust = "default"
+
+// ChangeMeshTrust merges this JSON into the spec of MeshTrust.
+func (c *Cluster) ChangeMeshTrust(ctx context.Context, spec string) error {
+	patch := fmt.Sprintf(`{"spec": %s}`, spec)
+	_, err := c.Dynamic.Resource(MeshTrusts).Patch(ctx, MeshTrust, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	return err
 }
 
 // SystemPods are the live pods of one part of the control plane.

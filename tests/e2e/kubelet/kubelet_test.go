@@ -4,6 +4,7 @@ package kubelet
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -14,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 const (
@@ -109,9 +109,11 @@ func (s *suite) rotation(t *testing.T) {
 	space.Deploy(server, client)
 	pods := space.Ready(server, client)
 	before, roots := s.signer(t), s.roots(t)
-	s.ask(t, fmt.Sprintf(`{"rotation": {"request": "kubelet-%d"}}`, time.Now().UnixNano()))
+	if err := s.ChangeMeshTrust(t.Context(), fmt.Sprintf(`{"rotation": {"request": "kubelet-%d"}}`, time.Now().UnixNano())); err != nil {
+		t.Fatal(err)
+	}
 	space.Eventually(6*time.Minute, "another root signs alone", func(ctx context.Context) error {
-		trust, err := s.Dynamic.Resource(harness.MeshTrusts).Get(ctx, "default", metav1.GetOptions{})
+		trust, err := s.Dynamic.Resource(harness.MeshTrusts).Get(ctx, harness.MeshTrust, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
@@ -143,8 +145,13 @@ func (s *suite) rotation(t *testing.T) {
 }
 
 func (s *suite) shortLives(t *testing.T) {
-	t.Cleanup(func() { s.askIn(context.WithoutCancel(t.Context()), t, `{"leafLifetime": "24h"}`) })
-	s.ask(t, `{"leafLifetime": "30m"}`)
+	change := func(ctx context.Context, lifetime string) {
+		if err := s.ChangeMeshTrust(ctx, fmt.Sprintf(`{"leafLifetime": %q}`, lifetime)); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(func() { change(context.WithoutCancel(t.Context()), "24h") })
+	change(t.Context(), "30m")
 	s.offers(t, false)
 	space := s.Space(t, "short", harness.Meshed)
 	server, client := harness.App{Name: "server"}, harness.Client("client")
@@ -218,28 +225,23 @@ func (s *suite) answered(t *testing.T, space *harness.Space, pod string) (kind, 
 
 func condition(request *unstructured.Unstructured) (kind, message string) {
 	conditions, _, _ := unstructured.NestedSlice(request.Object, "status", "conditions")
-	for _, condition := range conditions {
-		kind, _, _ := unstructured.NestedString(condition.(map[string]any), "type")
-		message, _, _ := unstructured.NestedString(condition.(map[string]any), "message")
-		return kind, message
+	if len(conditions) == 0 {
+		return "", ""
 	}
-	return "", ""
+	answer := conditions[0].(map[string]any) // Kubernetes allows one
+	kind, _, _ = unstructured.NestedString(answer, "type")
+	message, _, _ = unstructured.NestedString(answer, "message")
+	return kind, message
 }
 
 // sources are where a proxy's certificates came from, in order, as its log says.
 func (s *suite) sources(t *testing.T, space *harness.Space, pod string) (sources []string) {
 	t.Helper()
 	for line := range strings.Lines(space.Logs(t.Context(), pod, harness.ProxyContainer, 1000)) {
-		if !strings.Contains(line, "certificate installed") {
-			continue
+		var said struct{ Message, Source string }
+		if json.Unmarshal([]byte(line), &said) == nil && said.Message == "certificate installed" {
+			sources = append(sources, said.Source)
 		}
-		source := "unknown"
-		for _, known := range []string{"kubelet", "operator"} {
-			if strings.Contains(line, `"source":"`+known+`"`) {
-				source = known
-			}
-		}
-		sources = append(sources, source)
 	}
 	return sources
 }
@@ -259,7 +261,7 @@ func (s *suite) call(t *testing.T, space *harness.Space, client harness.App) (an
 
 func (s *suite) signer(t *testing.T) string {
 	t.Helper()
-	trust, err := s.Dynamic.Resource(harness.MeshTrusts).Get(t.Context(), "default", metav1.GetOptions{})
+	trust, err := s.Dynamic.Resource(harness.MeshTrusts).Get(t.Context(), harness.MeshTrust, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,18 +277,4 @@ func (s *suite) roots(t *testing.T) string {
 	}
 	roots, _, _ := unstructured.NestedString(bundle.Object, "spec", "trustBundle")
 	return roots
-}
-
-// ask changes MeshTrust's spec.
-func (s *suite) ask(t *testing.T, spec string) {
-	t.Helper()
-	s.askIn(t.Context(), t, spec)
-}
-
-func (s *suite) askIn(ctx context.Context, t *testing.T, spec string) {
-	t.Helper()
-	patch := []byte(`{"spec": ` + spec + `}`)
-	if _, err := s.Dynamic.Resource(harness.MeshTrusts).Patch(ctx, "default", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
-		t.Error(err)
-	}
 }

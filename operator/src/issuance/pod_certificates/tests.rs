@@ -1,3 +1,5 @@
+//! What kubelets are answered: names and times of a certificate, what is denied for ever, what is tried again.
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::{ByteString, api::certificates::v1::PodCertificateRequestSpec};

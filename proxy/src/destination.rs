@@ -17,7 +17,7 @@ use crate::{
     metrics::{DestinationMetrics, Direction, label},
     pool::Pool,
     reject::{self, Reject},
-    retry::Budget,
+    retry::{Budget, Endpoints},
     state::Slot,
     worker::Worker,
 };
@@ -91,6 +91,18 @@ impl Destination {
             self.slot.touch();
         }
         recent
+    }
+
+    /// Where a request to one of its backends may go. A pod by its own address stays where it is.
+    pub fn endpoints<'a>(&'a self, resolved: &Resolved, backend: &'a Backend) -> Endpoints<'a> {
+        let changes = matches!(&*resolved.model, model::Destination::Service(_));
+        let destination = changes.then_some(self);
+        Endpoints { balancer: &backend.balancer, budget: Some(&self.budget), destination }
+    }
+
+    /// Takes over the endpoints that have become known since.
+    pub fn refresh(&self, worker: &Worker) {
+        self.latest(worker);
     }
 
     fn latest(&self, worker: &Worker) -> Option<Rc<Resolved>> {

@@ -2,7 +2,7 @@
 //!
 //! The caller has decided where to and under which limits; this sends, and dresses the response for the client.
 
-use std::{pin::pin, rc::Rc, time::Duration};
+use std::{pin::pin, time::Duration};
 
 use byrnie_model::Timeouts;
 use http::{Extensions, Request, Response, StatusCode, Version, header};
@@ -11,14 +11,13 @@ use hyper::body::Incoming;
 use tokio::time::timeout_at;
 
 use crate::{
-    balance::Balancer,
     body::{Download, ProxyBody, Upload},
     exchange::Exchange,
     headers::{self, Asked},
     http_proxy::Front,
     pace::Pace,
     reject::{self, Reject},
-    retry::{self, Answer, Budget, Template},
+    retry::{self, Answer, Endpoints, Template},
     upgrade::Tunnel,
 };
 
@@ -28,10 +27,8 @@ const STALL_LIMIT: Duration = Duration::from_secs(30);
 /// Where to, and under which limits.
 #[derive(Debug)]
 pub struct Way<'a> {
-    /// The endpoints.
-    pub balancer: &'a Rc<Balancer>,
-    /// What may be sent again.
-    pub budget: &'a Budget,
+    /// Where it may go.
+    pub endpoints: Endpoints<'a>,
     /// Time limits.
     pub timeouts: Timeouts,
     /// What the request asked of its own hop.
@@ -59,8 +56,7 @@ pub async fn forward(
     }
     let template = Template::new(head, upload);
     let sent = {
-        let mut sending =
-            pin!(retry::send(&front.worker, way.balancer, way.budget, exchange.metrics(), &template));
+        let mut sending = pin!(retry::send(&front.worker, way.endpoints, exchange.metrics(), &template));
         match deadline {
             None => sending.await,
             Some(deadline) => {

@@ -40,7 +40,7 @@ use crate::{
     passage::Passage,
     pool::Pool,
     reject::{self, Reject},
-    retry::Budget,
+    retry::Endpoints,
     state::Shared,
     stream::Stream,
     worker::{Worker, until},
@@ -57,7 +57,6 @@ const MAX_AGE: Duration = Duration::from_hours(1);
 #[derive(Debug)]
 pub struct App {
     balancer: Rc<Balancer>,
-    budget: Budget,
     metrics: DestinationMetrics,
 }
 
@@ -331,8 +330,8 @@ impl Inbound {
         if let Some(id) = &self.client_id {
             fields.insert(headers::CLIENT_ID, id.clone());
         }
-        let App { balancer, budget, .. } = &*self.app;
-        let way = Way { balancer, budget, timeouts: Timeouts::default(), asked };
+        let endpoints = Endpoints { balancer: &self.app.balancer, budget: None, destination: None };
+        let way = Way { endpoints, timeouts: Timeouts::default(), asked };
         forward(front, way, request, exchange).await.map_err(|(reject, exchange)| (of_app(reject), exchange))
     }
 }
@@ -345,7 +344,7 @@ impl App {
         let balancer = Rc::new(Balancer::default());
         balancer.update(&[endpoint], Pool::new);
         let metrics = shared.metrics.destination(Direction::Inbound, &address.port().to_string());
-        Self { balancer, budget: Budget::default(), metrics }
+        Self { balancer, metrics }
     }
 
     /// Ends idle connections; whether there are any left.

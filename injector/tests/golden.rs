@@ -77,6 +77,20 @@ fn pods_of_every_shape() {
 }
 
 #[test]
+fn an_application_is_told_to_stop_when_its_callers_have_gone() {
+    let hook = |spec: Value| {
+        injected(&pod(spec), &meshed())["spec"]["containers"][0]["lifecycle"]["preStop"].clone()
+    };
+    let ours = json!({"httpGet": {"path": "/parted", "port": 14191, "scheme": "HTTP"}});
+    assert_eq!(hook(json!({"containers": [{"name": "a", "image": "a:1"}]})), ours);
+    let own = json!({"exec": {"command": ["sleep", "5"]}});
+    let with_own = json!({"containers": [{"name": "a", "image": "a:1", "lifecycle": {"preStop": own}}]});
+    assert_eq!(hook(with_own), own);
+    let hasty = json!({"terminationGracePeriodSeconds": 4, "containers": [{"name": "a", "image": "a:1"}]});
+    assert_eq!(hook(hasty), Value::Null);
+}
+
+#[test]
 fn kubelets_are_asked_where_they_are_answered() {
     let web = pod(json!({"containers": [{"name": "web", "image": "web:1"}]}));
     let sources = |pod: &Value, source| match inject(pod, &meshed(), &settings(), source) {

@@ -1,5 +1,6 @@
-//! The admin port: readiness, liveness, metrics and the kubelet's probes. Everything is read-only, so nobody needs to
-//! be asked who they are; a hook of the application is opened by its key.
+//! The admin port: readiness, liveness, metrics, the kubelet's probes, and its question whether callers have turned to
+//! other pods. Everything is read-only, so nobody needs to be asked who they are; a hook of the application is opened
+//! by its key.
 
 use std::{
     collections::VecDeque,
@@ -77,9 +78,13 @@ impl Admin {
             "/ready" => self.ready(),
             "/live" => text(StatusCode::OK, ""),
             "/metrics" => self.metrics(),
+            "/parted" => {
+                self.shared.drain.parted().await;
+                text(StatusCode::OK, "")
+            }
             path => match path.strip_prefix("/probe/") {
                 Some(which) => self.probe(which).await,
-                None => text(StatusCode::NOT_FOUND, "there are /ready /live /metrics /probe/N\n"),
+                None => text(StatusCode::NOT_FOUND, "there are /ready /live /metrics /parted /probe/N\n"),
             },
         }
     }

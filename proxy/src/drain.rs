@@ -12,11 +12,14 @@ use std::{
 
 use tokio::{
     sync::Notify,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 /// Peers learn within this time that the pod is gone, and close their connections; a request may come until they do.
 const PARTING: Duration = Duration::from_secs(3);
+
+/// Most have learned it within this time.
+const NEWS: Duration = Duration::from_secs(1);
 
 /// Shared by everything that must end well. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +31,7 @@ struct Inner {
     begun: Notify,
     busy: AtomicUsize,
     peers: AtomicUsize,
+    met: AtomicBool,
     fewer: Notify,
 }
 
@@ -49,6 +53,7 @@ impl Drain {
     /// Counts a peer's connection in until the guard is dropped.
     pub fn peer(&self) -> Peer {
         self.0.peers.fetch_add(1, Ordering::Relaxed);
+        self.0.met.store(true, Ordering::Relaxed);
         Peer(self.0.clone())
     }
 
@@ -69,6 +74,22 @@ impl Drain {
     pub fn begin(&self) {
         self.0.draining.store(true, Ordering::SeqCst);
         self.0.begun.notify_waiters();
+    }
+
+    /// Waits until peers have learned that the pod ends and closed their connections, [`PARTING`] at most; not at all
+    /// where there never were any. Changes nothing.
+    pub async fn parted(&self) {
+        if !self.0.met.load(Ordering::Relaxed) {
+            return;
+        }
+        let parted = async {
+            sleep(NEWS).await;
+            while self.0.peers.load(Ordering::SeqCst) > 0 {
+                sleep(NEWS / 20).await;
+            }
+        };
+        // those that stay are not waited for
+        let _ = timeout(PARTING, parted).await;
     }
 
     /// Waits until peers have closed their connections and nothing is in flight, or the grace period is over; how much
@@ -139,6 +160,27 @@ mod tests {
         let began = tokio::time::Instant::now();
         assert_eq!(drain.finish(Duration::from_mins(1)).await, 0);
         assert_eq!(tokio::time::Instant::now() - began, Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_application_ends_when_its_peers_have_parted() {
+        let drain = Drain::default();
+        let parted = async || {
+            let began = tokio::time::Instant::now();
+            drain.parted().await;
+            (tokio::time::Instant::now() - began).as_millis()
+        };
+        assert_eq!(parted().await, 0, "nobody ever came");
+        let stays = drain.peer();
+        assert_eq!(parted().await, PARTING.as_millis());
+        let leaves = async {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            drop(stays);
+        };
+        let ((), took) = tokio::join!(leaves, parted());
+        assert!((1500..1600).contains(&took), "{took}");
+        assert_eq!(parted().await, NEWS.as_millis(), "one may be about to come");
+        assert!(!drain.is_draining());
     }
 
     #[tokio::test(start_paused = true)]

@@ -108,7 +108,7 @@ pub fn random_key() -> String {
 
 fn is_ours(get: &Value) -> bool {
     get["port"].as_u64() == Some(names::PROXY_ADMIN_PORT.into())
-        && get["path"].as_str().is_some_and(|path| path.starts_with("/probe/"))
+        && get["path"].as_str().is_some_and(|path| path.starts_with("/probe/") || path == names::PARTED_PATH)
 }
 
 /// A port by number or by the name that the container gives it.

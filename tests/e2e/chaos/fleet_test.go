@@ -97,7 +97,7 @@ func (going *traffic) count() (sum tally) {
 		sum = sum.plus(tally{report.Requests, report.Failed()})
 		if report.Failed() > 0 || report.OK == 0 {
 			kind := going.kinds[i%len(going.kinds)]
-			going.t.Logf("%s %s %s: %d of %d failed: %+v %v %v", kind.Kind, kind.Target, kind.Call,
+			going.t.Logf("%s %s %s%s (h2c %v): %d of %d failed: %+v %v %v", kind.Kind, kind.Target, kind.Method, kind.Call, kind.H2C,
 				report.Failed(), report.Requests, report.Statuses, report.Errors, report.Groups["reason"])
 		}
 	}

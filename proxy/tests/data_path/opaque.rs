@@ -126,7 +126,7 @@ async fn the_identity_of_an_endpoint_must_be_the_expected_one() {
     assert!(
         mesh.client
             .metrics()
-            .contains(r#"byrnie_handshake_failures_total{direction="outbound",reason="unexpected-peer"}"#)
+            .contains(r#"byrnie_handshake_failures_total{direction="outbound",reason="unexpected-peer"} 5"#)
     );
 }
 

@@ -18,6 +18,7 @@ use crate::{FEATURES, Trust, parts, v1};
 
 mod policy;
 mod route;
+mod traffic;
 
 /// Why a message is refused, and where in it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

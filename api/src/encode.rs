@@ -9,9 +9,11 @@ use byrnie_model as model;
 
 use crate::{Trust, parts, v1};
 
+mod traffic;
+
 /// Everything about a pod, complete. The caller adds `generations`.
 pub fn workload(workload: &model::Workload) -> v1::Workload {
-    let model::Workload { inbound: model::InboundPolicy { mtls, policies }, protocols } = workload;
+    let model::Workload { inbound: model::InboundPolicy { mtls, policies }, protocols, limits } = workload;
     let mut message = v1::Workload {
         policies: policies.iter().map(policy).collect(),
         mtls: Some(v1::Mtls {
@@ -19,6 +21,7 @@ pub fn workload(workload: &model::Workload) -> v1::Workload {
             ports: mtls.ports.iter().copied().map(port_mtls).collect(),
         }),
         protocols: protocols.iter().copied().map(port_protocol).collect(),
+        limits: traffic::limits(*limits),
         ..v1::Workload::default()
     };
     message.parts = parts::workload(&message);
@@ -34,12 +37,14 @@ pub fn destination(at: SocketAddr, destination: &model::Destination) -> v1::Dest
             protocol: protocol(service.protocol).into(),
             routes: service.routes.iter().map(route).collect(),
             backends: service.backends.iter().map(backend).collect(),
+            traffic: traffic::traffic(&service.traffic),
         }),
-        model::Destination::Pod { protocol: spoken, endpoint: pod, timeouts: limits } => {
+        model::Destination::Pod { protocol: spoken, endpoint: pod, timeouts: limits, traffic } => {
             Kind::Pod(v1::PodDestination {
                 protocol: protocol(*spoken).into(),
                 endpoint: Some(endpoint(pod)),
                 timeouts: Some(timeouts(*limits)),
+                traffic: traffic::traffic(traffic),
             })
         }
         model::Destination::Passthrough => Kind::Passthrough(v1::Passthrough {}),
@@ -197,11 +202,16 @@ fn route(route: &model::Route) -> v1::Route {
         matches: route.matches.iter().map(http_match).collect(),
         backends: backends.collect(),
         timeouts: Some(timeouts(route.timeouts)),
+        failover: route.failover.iter().map(|at| u32::try_from(*at).unwrap_or(u32::MAX)).collect(),
     }
 }
 
 fn timeouts(timeouts: model::Timeouts) -> v1::Timeouts {
-    v1::Timeouts { request_ms: timeouts.request.map(millis), idle_ms: timeouts.idle.map(millis) }
+    v1::Timeouts {
+        request_ms: timeouts.request.map(millis),
+        idle_ms: timeouts.idle.map(millis),
+        backend_request_ms: timeouts.backend_request.map(millis),
+    }
 }
 
 /// At least one: zero would be no time at all, and the smallest limit is meant.

@@ -8,7 +8,8 @@ use crate::v1;
 
 /// For [`v1::Workload::parts`].
 pub fn workload(workload: &v1::Workload) -> u64 {
-    let v1::Workload { policies, mtls, protocols, generations: _, required_features, parts: _ } = workload;
+    let v1::Workload { policies, mtls, protocols, generations: _, required_features, parts: _, limits: _ } =
+        workload;
     sum(policies, policy)
         + mtls.as_ref().map_or(0, |m| len(&m.ports))
         + len(protocols)
@@ -47,10 +48,12 @@ fn http_match(http: &v1::HttpMatch) -> u64 {
 }
 
 fn route(route: &v1::Route) -> u64 {
-    1 + sum(&route.matches, http_match) + len(&route.backends) + timeouts(route.timeouts.as_ref())
+    let v1::Route { matches, backends, timeouts: limits, failover: _ } = route;
+    1 + sum(matches, http_match) + len(backends) + timeouts(limits.as_ref())
 }
 
 fn timeouts(timeouts: Option<&v1::Timeouts>) -> u64 {
+    // a limit for one try, and how calls are made, narrow no access: an older receiver must not refuse all for them
     timeouts.map_or(0, |t| u64::from(t.request_ms.is_some()) + u64::from(t.idle_ms.is_some()))
 }
 

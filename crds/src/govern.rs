@@ -127,6 +127,7 @@ pub fn govern<'a>(
                 policies: selected.iter().filter_map(|s| s.policy().policy(s.ports.clone())).collect(),
             },
             protocols: protocols(pod, traffic.map(|(_, traffic)| traffic), declared),
+            limits: traffic.map(|(_, traffic)| traffic.limits).unwrap_or_default(),
         },
         policies: selected.iter().map(|s| s.policy().name.clone()).collect(),
         overridden,

@@ -21,6 +21,7 @@ pub mod section;
 pub mod shape;
 pub mod status;
 pub mod summary;
+pub mod traffic;
 pub mod trafficsplit;
 pub mod validate;
 

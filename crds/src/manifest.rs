@@ -11,10 +11,11 @@ use kube::CustomResourceExt;
 
 use crate::{
     MeshPolicy, MeshTrust, TrafficSplit,
-    meshpolicy::{AuthorizationSpec, MtlsSpec, TargetRef, TrafficSpec},
+    meshpolicy::{AuthorizationSpec, MtlsSpec, TargetRef},
     meshtrust::Trust,
     names, quantity,
     section::Shape,
+    traffic::TrafficSpec,
     trafficsplit::Split,
 };
 

@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    duration, schema,
+    schema,
     section::{self, Section},
+    traffic::TrafficSpec,
 };
 
 /// Who may call the targets, whether they take plaintext, and how calls to them are made.
@@ -312,64 +313,6 @@ pub enum HeaderType {
     Exact,
     Prefix,
     Present,
-}
-
-/// How calls are made.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("has(self.timeouts) || has(self.protocols)")
-    .message("at least one of timeouts and protocols is needed"))]
-pub struct TrafficSpec {
-    /// Time limits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeouts: Option<TimeoutsSpec>,
-    /// What is spoken on ports that do not say so themselves (appProtocol, port name).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["port".into()]))]
-    pub protocols: Vec<PortProtocol>,
-}
-
-/// Time limits, as in `10s` or `1h30m`; `0s` is no limit.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(inline)]
-pub struct TimeoutsSpec {
-    /// From the request's last header to the response's last byte.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 24), regex(pattern = duration::PATTERN))]
-    pub request: Option<String>,
-    /// Without a byte in either direction.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 24), regex(pattern = duration::PATTERN))]
-    pub idle: Option<String>,
-}
-
-/// What is spoken on one port.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(inline)]
-pub struct PortProtocol {
-    /// Container port.
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: u16,
-    /// What is spoken there.
-    pub protocol: AppProtocol,
-}
-
-/// What an application speaks.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[schemars(inline)]
-pub enum AppProtocol {
-    #[serde(rename = "HTTP1")]
-    Http1,
-    #[serde(rename = "HTTP2")]
-    Http2,
-    #[serde(rename = "GRPC")]
-    Grpc,
-    #[serde(rename = "TLS")]
-    Tls,
-    Opaque,
 }
 
 /// What has become of the policy.

@@ -22,3 +22,9 @@ pub(crate) fn only_true(_: &mut SchemaGenerator) -> Schema {
 pub(crate) fn labels(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "maxProperties": 16, "additionalProperties": {"type": "string", "maxLength": 63}})
 }
+
+/// Names of gRPC's status codes.
+pub(crate) fn grpc_codes(_: &mut SchemaGenerator) -> Schema {
+    let code = json_schema!({"type": "string", "enum": byrnie_model::traffic::GRPC_CODES});
+    json_schema!({"type": "array", "maxItems": 16, "items": code})
+}

@@ -9,6 +9,7 @@ pub mod names;
 pub mod path;
 pub mod route;
 pub mod spiffe;
+pub mod traffic;
 
 pub use authorization::{
     Action, Enforcement, HeaderMatch, HttpMatch, InboundPolicy, Mtls, MtlsMode, PathMatch, Policy, Ports,
@@ -20,3 +21,4 @@ pub use route::{
     Backend, Destination, Endpoint, Protocol, Route, Service, Timeouts, WeightedBackend, Workload,
 };
 pub use spiffe::{SpiffeId, TrustDomain};
+pub use traffic::{CircuitBreaker, HashKey, Limits, LoadBalancing, Retry, RetryBudget, Traffic};

@@ -12,6 +12,7 @@ use crate::{
     evaluate::{HttpRequest, matches_http},
     names::ServicePort,
     spiffe::SpiffeId,
+    traffic::{Limits, Traffic},
 };
 
 /// What an application's connection to one address and port means.
@@ -27,6 +28,8 @@ pub enum Destination {
         endpoint: Endpoint,
         /// Time limits for calls to it.
         timeouts: Timeouts,
+        /// How calls to it are made.
+        traffic: Traffic,
     },
     /// Neither a Service nor a pod of this cluster: forwarded unchanged.
     Passthrough,
@@ -43,6 +46,8 @@ pub struct Service {
     pub routes: Vec<Route>,
     /// What [`WeightedBackend::backend`] points into.
     pub backends: Vec<Backend>,
+    /// How calls to it are made.
+    pub traffic: Traffic,
 }
 
 /// What is spoken on a port.
@@ -68,6 +73,8 @@ pub struct Route {
     pub matches: Vec<HttpMatch>,
     /// Shares; see [`Route::choose`].
     pub backends: Vec<WeightedBackend>,
+    /// Indices into [`Service::backends`]: the first of them that can serve does, where no share can.
+    pub failover: Vec<usize>,
     /// Time limits.
     pub timeouts: Timeouts,
 }
@@ -110,6 +117,8 @@ pub struct Endpoint {
 pub struct Timeouts {
     /// From the request's last header to the response's last byte.
     pub request: Option<Duration>,
+    /// From sending the request to one endpoint to the first byte of its response.
+    pub backend_request: Option<Duration>,
     /// Without a byte in either direction.
     pub idle: Option<Duration>,
 }
@@ -121,6 +130,8 @@ pub struct Workload {
     pub inbound: InboundPolicy,
     /// Declared protocols of container ports; the others are [`Protocol::Detect`].
     pub protocols: Vec<(u16, Protocol)>,
+    /// What it takes at a time.
+    pub limits: Limits,
 }
 
 impl Workload {

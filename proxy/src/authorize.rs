@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use byrnie_model::{self as model, Decision, Peer, Protocol, SpiffeId, TrustDomain, Workload};
+use byrnie_model::{self as model, Decision, Limits, Peer, Protocol, SpiffeId, TrustDomain, Workload};
 use http::Request;
 use tokio::time::{Instant, sleep};
 
@@ -21,14 +21,14 @@ use crate::{
 /// Connections that arrive before the policy wait for it this long.
 const POLICY_LIMIT: Duration = Duration::from_secs(10);
 
-/// Whether a request may pass, by the policy that is in force now; tells its account.
+/// Whether a request may pass, by the policy that is in force now, and under which limits; tells its account.
 pub async fn request<B>(
     shared: &Shared,
     port: u16,
     caller: Option<&SpiffeId>,
     request: &Request<B>,
     exchange: &mut Exchange,
-) -> Result<(), Reject> {
+) -> Result<Limits, Reject> {
     if shared.workload.load().is_none() {
         policy(shared).await;
     }
@@ -48,7 +48,7 @@ pub async fn request<B>(
     if let Some(denial) = verdict.audit {
         exchange.refused(&denial, true);
     }
-    Ok(())
+    Ok(workload.limits)
 }
 
 /// Whether a connection that carries no HTTP may be; tells its account.

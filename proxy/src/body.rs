@@ -19,7 +19,9 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use crate::{balance::Pending, exchange::Exchange, headers, pace::Pace, pool::Lease};
+use crate::{
+    balance::Pending, breaker::Fault, exchange::Exchange, headers, pace::Pace, pool::Lease, verdict,
+};
 
 /// Request bodies up to this size can be sent again.
 pub const MAX_KEPT: usize = 64 * 1024;
@@ -251,8 +253,10 @@ impl Download {
             Err(frame) => {
                 let Ok(mut trailers) = frame.into_trailers() else { return Poll::Ready(None) };
                 headers::strip_trailers(&mut trailers);
-                if let Some(pending) = &self.pending {
-                    pending.trailers(&trailers);
+                if let Some(pending) = &self.pending
+                    && verdict::is_late_fault(&trailers)
+                {
+                    pending.member().failed(Fault::Failing);
                 }
                 self.ended();
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))

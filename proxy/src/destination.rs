@@ -4,20 +4,24 @@
 
 use std::{
     cell::{Cell, RefCell},
+    net::IpAddr,
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
-use byrnie_model::{self as model, HttpRequest, Protocol, Route, Timeouts};
+use byrnie_model::{self as model, HashKey, HttpRequest, LoadBalancing, Protocol, Route, Timeouts};
+use http::{HeaderMap, header};
 use tokio::time::Instant;
 
 use crate::{
     balance::Balancer,
+    hash,
     metrics::{DestinationMetrics, Direction, label},
     pool::Pool,
     reject::{self, Reject},
-    retry::{Budget, Endpoints},
+    retry::{Again, Endpoints},
+    retry_budget::Budget,
     state::Slot,
     worker::Worker,
 };
@@ -94,10 +98,16 @@ impl Destination {
     }
 
     /// Where a request to one of its backends may go. A pod by its own address stays where it is.
-    pub fn endpoints<'a>(&'a self, resolved: &Resolved, backend: &'a Backend) -> Endpoints<'a> {
+    pub fn endpoints<'a>(
+        &'a self,
+        resolved: &'a Resolved,
+        backend: &'a Backend,
+        key: Option<u64>,
+    ) -> Endpoints<'a> {
         let changes = matches!(&*resolved.model, model::Destination::Service(_));
         let destination = changes.then_some(self);
-        Endpoints { balancer: &backend.balancer, budget: Some(&self.budget), destination }
+        let again = resolved.traffic().map(|traffic| Again { traffic, budget: &self.budget });
+        Endpoints { balancer: &backend.balancer, again, destination, key }
     }
 
     /// Takes over the endpoints that have become known since.
@@ -120,26 +130,47 @@ impl Destination {
 impl Resolved {
     fn new(model: Arc<model::Destination>, before: Option<&Self>, worker: &Worker) -> Self {
         let metrics = worker.shared.metrics.destination(Direction::Outbound, &label(&model));
-        let backend = |name: String, endpoints: &[model::Endpoint]| {
+        let backend = |name: String, endpoints: &[model::Endpoint], traffic: &model::Traffic| {
             let known = before.and_then(|before| before.backends.iter().find(|b| b.name == name).cloned());
             let backend = known.unwrap_or_else(|| Backend {
                 metrics: worker.shared.metrics.destination(Direction::Outbound, &name),
                 balancer: Rc::default(),
                 name,
             });
-            backend.balancer.update(endpoints, Pool::new);
+            backend.balancer.update(endpoints, traffic, Pool::new);
             backend
         };
         let backends = match &*model {
             model::Destination::Service(service) => {
-                service.backends.iter().map(|b| backend(b.name.to_string(), &b.endpoints)).collect()
+                let of = |b: &model::Backend| backend(b.name.to_string(), &b.endpoints, &service.traffic);
+                service.backends.iter().map(of).collect()
             }
-            model::Destination::Pod { endpoint, .. } => {
-                vec![backend("pod".to_owned(), std::slice::from_ref(endpoint))]
+            model::Destination::Pod { endpoint, traffic, .. } => {
+                vec![backend("pod".to_owned(), std::slice::from_ref(endpoint), traffic)]
             }
             model::Destination::Passthrough => Vec::new(),
         };
         Self { model, metrics, backends }
+    }
+
+    /// How calls are made; `None`: they pass through.
+    fn traffic(&self) -> Option<&model::Traffic> {
+        match &*self.model {
+            model::Destination::Service(service) => Some(&service.traffic),
+            model::Destination::Pod { traffic, .. } => Some(traffic),
+            model::Destination::Passthrough => None,
+        }
+    }
+
+    /// What consistent hashing goes by: the same for the same caller, header or cookie.
+    pub fn key(&self, http: Option<&HttpRequest<'_>>, client: IpAddr) -> Option<u64> {
+        let LoadBalancing::ConsistentHash(by) = &self.traffic()?.load_balancing else { return None };
+        let headers = http.map(|request| request.headers);
+        match by {
+            HashKey::Source => Some(hash::of(client.to_string().as_bytes())),
+            HashKey::Header(name) => headers?.get(name).map(|value| hash::of(value.as_bytes())),
+            HashKey::Cookie(name) => cookie(headers?, name).map(|value| hash::of(value.as_bytes())),
+        }
     }
 
     /// What is spoken, as far as it was declared.
@@ -169,7 +200,43 @@ impl Resolved {
         };
         let route = route.ok_or(reject::NO_ROUTE)?;
         let usable = |index: usize| self.backends.get(index).is_some_and(|b| !b.balancer.is_empty());
-        let index = route.choose(fastrand::u64(..), usable).ok_or(reject::NO_ENDPOINTS)?;
+        let index = match route.failover.as_slice() {
+            [] => route.choose(fastrand::u64(..), usable),
+            others => {
+                let serving = |index: usize| usable(index) && self.backends[index].balancer.can_serve();
+                let other = || others.iter().copied().find(|index| serving(*index));
+                // where nobody serves it is the Service's own endpoints that say so
+                let chosen = route.choose(fastrand::u64(..), serving).or_else(other);
+                chosen.or_else(|| route.choose(fastrand::u64(..), usable))
+            }
+        };
+        let index = index.ok_or(reject::NO_ENDPOINTS)?;
         Ok((&self.backends[index], route.timeouts))
+    }
+}
+
+/// A cookie's value (RFC 6265 section 4.2).
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find_map(|(key, value)| (key == name).then_some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn cookies_are_found_by_their_whole_name() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::COOKIE, HeaderValue::from_static("ab=1; b=2;c=3=4"));
+        headers.append(header::COOKIE, HeaderValue::from_static("d="));
+        let of = |name| cookie(&headers, name);
+        assert_eq!(
+            (of("ab"), of("b"), of("c"), of("d"), of("a")),
+            (Some("1"), Some("2"), Some("3=4"), Some(""), None)
+        );
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     activity::{Activity, Busy},
     body::Upload,
     drain::InFlight,
+    limiter::Permit,
     metrics::{Decided, DestinationMetrics, Direction},
     reject::Reject,
     worker::Worker,
@@ -38,6 +39,7 @@ pub struct Exchange {
     verdict: Verdict,
     endpoint: Option<SocketAddr>,
     upload: Option<Rc<RefCell<Upload>>>,
+    permit: Option<Permit>,
     sent: u64,
     complete: bool,
     _busy: Busy,
@@ -89,6 +91,7 @@ impl Exchange {
             verdict: Verdict::default(),
             endpoint: None,
             upload: None,
+            permit: None,
             sent: 0,
             complete: false,
             _in_flight: worker.shared.drain.in_flight(),
@@ -120,6 +123,11 @@ impl Exchange {
     /// The body that came with it.
     pub fn set_upload(&mut self, upload: &Rc<RefCell<Upload>>) {
         self.upload = Some(upload.clone());
+    }
+
+    /// Its place among those that the application has at a time.
+    pub fn set_permit(&mut self, permit: Permit) {
+        self.permit = Some(permit);
     }
 
     /// A policy let it in.
@@ -156,6 +164,9 @@ impl Exchange {
     /// The response begins.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
+        if let Some(permit) = &mut self.permit {
+            permit.answered(!status.is_server_error());
+        }
     }
 
     /// Bytes of the response's body.

@@ -2,22 +2,24 @@
 //!
 //! The caller has decided where to and under which limits; this sends, and dresses the response for the client.
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
 use byrnie_model::Timeouts;
 use http::{Extensions, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio::time::timeout_at;
+use tokio::time::Instant;
 
 use crate::{
     body::{Download, ProxyBody, Upload},
+    deadline,
     exchange::Exchange,
     headers::{self, Asked},
     http_proxy::Front,
     pace::Pace,
     reject::{self, Reject},
-    retry::{self, Answer, Endpoints, Template},
+    retry::{self, Answer, Endpoints, Limits},
+    template::Template,
     upgrade::Tunnel,
 };
 
@@ -29,8 +31,10 @@ const STALL_LIMIT: Duration = Duration::from_secs(30);
 pub struct Way<'a> {
     /// Where it may go.
     pub endpoints: Endpoints<'a>,
-    /// Time limits.
+    /// Time limits of a policy.
     pub timeouts: Timeouts,
+    /// The time that the caller gives it.
+    pub told: Option<Duration>,
     /// What the request asked of its own hop.
     pub asked: Asked,
 }
@@ -50,20 +54,16 @@ pub async fn forward(
     if let Some(upload) = &upload {
         exchange.set_upload(upload);
     }
-    let deadline = way.timeouts.request.map(|limit| exchange.started() + limit);
+    let limits = way.limits(exchange.started());
+    if let Some(deadline) = limits.deadline.filter(|_| way.endpoints.again.is_none()) {
+        // for the application, which may tell those that it calls
+        deadline::tell(&mut head.headers, deadline.saturating_duration_since(Instant::now()));
+    }
     if upload.as_ref().is_some_and(|upload| upload.borrow().is_long()) {
         headers::detach(&mut head);
     }
     let template = Template::new(head, upload);
-    let sent = {
-        let mut sending = pin!(retry::send(&front.worker, way.endpoints, exchange.metrics(), &template));
-        match deadline {
-            None => sending.await,
-            Some(deadline) => {
-                timeout_at(deadline, sending.as_mut()).await.unwrap_or(Err(reject::REQUEST_TIMEOUT))
-            }
-        }
-    };
+    let sent = retry::send(&front.worker, way.endpoints, limits, exchange.metrics(), &template).await;
     let Answer { mut response, lease, pending } = match sent {
         Ok(answer) => answer,
         Err(reject) => return Err((reject, exchange)),
@@ -72,6 +72,15 @@ pub async fn forward(
     exchange.set_endpoint(endpoint.address);
     exchange.answered(response.status());
     let meshed = endpoint.identity.is_some();
+    if meshed
+        && template.is_grpc()
+        && let Some(reason) = peers_reason(&response)
+    {
+        let refusal = reject::to_grpc(response.status(), &reason, "said by the other side's proxy");
+        exchange.complete();
+        lease.discard(response);
+        return Ok(refusal);
+    }
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching {
         let agreed = way.asked.websocket && headers::strip_hop_by_hop(response.headers_mut()).websocket;
@@ -87,8 +96,24 @@ pub async fn forward(
     }
     Ok(response.map(|incoming| {
         let pace = (http1 && !Pace::is_short(&incoming.size_hint())).then(|| front.pace.clone());
-        ProxyBody::Download(Download::new(incoming, (lease, pending), exchange, deadline, pace))
+        ProxyBody::Download(Download::new(incoming, (lease, pending), exchange, limits.deadline, pace))
     }))
+}
+
+impl Way<'_> {
+    /// The shorter of what the policy and what the caller says.
+    fn limits(&self, started: Instant) -> Limits {
+        let Timeouts { request, backend_request, .. } = self.timeouts;
+        let is_own = request.is_some_and(|own| self.told.is_none_or(|told| own <= told));
+        let limit = if is_own { request } else { self.told };
+        Limits { one_try: backend_request, deadline: limit.map(|limit| started + limit), is_own }
+    }
+}
+
+/// Why the peer's proxy itself answered, if it did.
+fn peers_reason(response: &Response<Incoming>) -> Option<String> {
+    let reason = response.headers().get(reject::REASON)?;
+    (response.status() != StatusCode::OK).then(|| reason.to_str().ok().map(str::to_owned))?
 }
 
 /// Removes what concerned the hop behind us, and what only proxies may say if no proxy said it.

@@ -11,7 +11,9 @@ use std::{
 };
 
 use byrnie_identity::{Accepted, Alpn, HandshakeError, Standing};
-use byrnie_model::{self as model, Endpoint, MtlsMode, Protocol, SpiffeId, Timeouts};
+use byrnie_model::{
+    self as model, CircuitBreaker, Endpoint, MtlsMode, Protocol, SpiffeId, Timeouts, Traffic,
+};
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::{
@@ -25,7 +27,7 @@ use crate::{
     authorize,
     balance::Balancer,
     body::ProxyBody,
-    client_hello,
+    client_hello, deadline,
     detect::{self, Peeked, Spoken},
     dial,
     drain::InFlight,
@@ -33,16 +35,20 @@ use crate::{
     forward::{Way, forward},
     front_door, headers,
     http_proxy::{self, Front, Handler},
+    limiter::Limiter,
     metrics::{DestinationMetrics, Direction},
     opaque::copy,
     original_destination::Source,
     outbound::spoken,
     passage::Passage,
     pool::Pool,
+    priority,
     reject::{self, Reject},
     retry::Endpoints,
     state::Shared,
     stream::Stream,
+    template::is_grpc,
+    verdict,
     worker::{Worker, until},
 };
 
@@ -57,6 +63,7 @@ const MAX_AGE: Duration = Duration::from_hours(1);
 #[derive(Debug)]
 pub struct App {
     balancer: Rc<Balancer>,
+    limiter: Rc<Limiter>,
     metrics: DestinationMetrics,
 }
 
@@ -297,11 +304,12 @@ impl Handler for Inbound {
         let metrics = self.app.metrics.clone();
         let exchange =
             Exchange::new(worker, Direction::Inbound, metrics, self.peer.as_ref(), activity, &request);
+        let grpc = is_grpc(request.version(), request.headers());
         match self.answer(request, exchange).await {
             Ok(response) => response,
             Err((reject, mut exchange)) => {
                 exchange.reject(reject);
-                if self.peer.is_some() { reject.to_peer() } else { reject.to_app() }
+                if self.peer.is_some() { reject.to_peer() } else { reject.to_app(grpc) }
             }
         }
     }
@@ -319,20 +327,35 @@ impl Inbound {
         }
         let port = front.destination.port();
         let caller = self.peer.as_ref();
-        if let Err(reject) =
-            authorize::request(&front.worker.shared, port, caller, &request, &mut exchange).await
-        {
-            return Err((reject, exchange));
+        let authorized =
+            authorize::request(&front.worker.shared, port, caller, &request, &mut exchange).await;
+        let critical = priority::is_critical(request.headers());
+        match authorized.and_then(|limits| self.app.limiter.admit(&limits, critical)) {
+            Ok(permit) => exchange.set_permit(permit),
+            Err(reject) => return Err((reject, exchange)),
         }
+        let told = deadline::told(request.headers());
         let fields = request.headers_mut();
         let asked = headers::strip_hop_by_hop(fields);
         headers::strip_reserved(fields);
         if let Some(id) = &self.client_id {
             fields.insert(headers::CLIENT_ID, id.clone());
         }
-        let endpoints = Endpoints { balancer: &self.app.balancer, budget: None, destination: None };
-        let way = Way { endpoints, timeouts: Timeouts::default(), asked };
-        forward(front, way, request, exchange).await.map_err(|(reject, exchange)| (of_app(reject), exchange))
+        if critical {
+            priority::set_critical(fields);
+        }
+        let began = exchange.started();
+        let endpoints = Endpoints { balancer: &self.app.balancer, again: None, destination: None, key: None };
+        let way = Way { endpoints, timeouts: Timeouts::default(), told, asked };
+        let mut response = forward(front, way, request, exchange)
+            .await
+            .map_err(|(reject, exchange)| (of_app(reject), exchange))?;
+        // what it called meanwhile was asked again in vain: asking it again would multiply that
+        let given_up = || front.worker.shared.given_up.is_within(began.elapsed());
+        if self.peer.is_some() && verdict::is_failure(&response) && given_up() {
+            response.headers_mut().insert(reject::RETRY, HeaderValue::from_static(reject::NEVER));
+        }
+        Ok(response)
     }
 }
 
@@ -342,9 +365,9 @@ impl App {
         let (pod_uid, pod_name, zone) = (String::new(), String::new(), String::new());
         let endpoint = Endpoint { address, identity: None, pod_uid, pod_name, zone };
         let balancer = Rc::new(Balancer::default());
-        balancer.update(&[endpoint], Pool::new);
+        balancer.update(&[endpoint], &traffic(), Pool::new);
         let metrics = shared.metrics.destination(Direction::Inbound, &address.port().to_string());
-        Self { balancer, metrics }
+        Self { balancer, limiter: Rc::default(), metrics }
     }
 
     /// Ends idle connections; whether there are any left.
@@ -368,6 +391,12 @@ fn first_bytes_limit(shared: &Shared, port: u16) -> Duration {
         Some(MtlsMode::Permissive) => detect::LIMIT,
         Some(MtlsMode::Strict) | None => HELLO_LIMIT,
     }
+}
+
+/// There is one application: it is never out.
+fn traffic() -> Traffic {
+    let never = CircuitBreaker { consecutive_failures: 0, success_percent: 0, ..CircuitBreaker::default() };
+    Traffic { circuit_breaker: never, ..Traffic::default() }
 }
 
 fn ends(http: bool) -> Ends {

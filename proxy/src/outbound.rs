@@ -14,6 +14,8 @@ use crate::{
     activity::{Activity, Ends},
     balance::Pending,
     body::ProxyBody,
+    breaker::Fault,
+    deadline,
     destination::{Backend, Destination, Resolved},
     detect::{self, Peeked, Spoken},
     dial::{self, DialError, dial},
@@ -26,8 +28,10 @@ use crate::{
     opaque::copy,
     original_destination::Source,
     passage::Passage,
+    priority,
     reject::{self, Reject},
     stream::Stream,
+    template::is_grpc,
     worker::Worker,
 };
 
@@ -45,6 +49,7 @@ struct Outbound {
 struct Opaque {
     worker: Rc<Worker>,
     stream: Stream,
+    client: SocketAddr,
     address: SocketAddr,
     destination: Rc<Destination>,
     activity: Rc<Activity>,
@@ -74,7 +79,9 @@ pub async fn serve(
     };
     let stream = Stream::Plain(peeked.into_stream());
     if matches!(spoken, Spoken::Tls | Spoken::Opaque) {
-        return Opaque { worker, stream, address, destination, activity }.serve(resolved.as_deref()).await;
+        return Opaque { worker, stream, client, address, destination, activity }
+            .serve(resolved.as_deref())
+            .await;
     }
     let metrics = match &resolved {
         Some(resolved) => resolved.metrics.clone(),
@@ -115,11 +122,12 @@ impl Handler for Outbound {
         let Front { worker, activity, .. } = &self.front;
         let exchange =
             Exchange::new(worker, Direction::Outbound, self.metrics.clone(), None, activity, &request);
+        let grpc = is_grpc(request.version(), request.headers());
         match self.answer(request, exchange).await {
             Ok(response) => response,
             Err((reject, mut exchange)) => {
                 exchange.reject(reject);
-                reject.to_app()
+                reject.to_app(grpc)
             }
         }
     }
@@ -135,8 +143,13 @@ impl Outbound {
         if let Err(reject) = front_door::admit(&mut *request, || front.destination.to_string()) {
             return Err((reject, exchange));
         }
+        let told = deadline::told(request.headers());
         let asked = headers::strip_hop_by_hop(request.headers_mut());
+        let critical = priority::is_critical(request.headers());
         headers::strip_reserved(request.headers_mut());
+        if critical {
+            priority::set_critical(request.headers_mut());
+        }
         let Some(resolved) = self.destination.resolve(&front.worker).await else {
             return Err((reject::DISCOVERY_TIMEOUT, exchange));
         };
@@ -146,7 +159,9 @@ impl Outbound {
             Err(reject) => return Err((reject, exchange)),
         };
         exchange.set_metrics(&backend.metrics);
-        let way = Way { endpoints: self.destination.endpoints(&resolved, backend), timeouts, asked };
+        let key = resolved.key(Some(&front_door::view(&request)), front.client.ip());
+        let endpoints = self.destination.endpoints(&resolved, backend, key);
+        let way = Way { endpoints, timeouts, told, asked };
         forward(front, way, request, exchange).await
     }
 }
@@ -196,28 +211,31 @@ impl Opaque {
     async fn connect(&self, resolved: &Resolved, passage: &mut Passage) -> Connected {
         let (backend, timeouts): (&Backend, Timeouts) =
             resolved.choose(None).map_err(|reject| reject.reason)?;
-        let endpoints = self.destination.endpoints(resolved, backend);
+        let endpoints = self.destination.endpoints(resolved, backend, resolved.key(None, self.client.ip()));
         let mut tried = Vec::new();
-        let mut reason = reject::NO_ENDPOINTS.reason;
-        while let Some(member) = endpoints.next(&self.worker, &tried).await {
+        let mut reason = reject::NO_HEALTHY_ENDPOINTS.reason;
+        while let Some(pending) = endpoints.next_connection(&self.worker, &tried).await {
+            let member = pending.member().clone();
             let endpoint = member.pool.endpoint();
-            let pending = member.begin();
             match dial(&self.worker, endpoint, Alpn::ConfirmedTcp).await {
                 Ok(dialled) => {
-                    pending.answered(false);
+                    pending.answered();
                     passage.set_endpoint(&backend.metrics, endpoint.address);
                     return Ok((dialled.stream, timeouts.idle, Some(pending)));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "an endpoint took no connection");
-                    if !matches!(error, DialError::Denied(_)) {
-                        member.failed();
-                    }
                     reason = match error {
                         DialError::Handshake { .. } => reject::HANDSHAKE_FAILED.reason,
-                        DialError::Denied(_) => return Err("denied"),
+                        DialError::Denied(_) => {
+                            pending.settle();
+                            return Err("denied");
+                        }
                         _ => reject::CONNECT_FAILED.reason,
                     };
+                    if pending.failed(Fault::Unreachable) {
+                        backend.metrics.ejected();
+                    }
                 }
             }
             tried.push(member);

@@ -9,14 +9,21 @@ mod http2;
 
 use std::{
     cell::{Cell, RefCell},
-    future::Future,
+    future::{Future, poll_fn},
+    pin::pin,
     rc::Rc,
     time::Duration,
 };
 
 use byrnie_model::Endpoint;
-use hyper::rt::Executor;
-use tokio::{sync::Notify, task::spawn_local, time::Instant};
+use http::Response;
+use http_body::Body;
+use hyper::{body::Incoming, rt::Executor};
+use tokio::{
+    sync::Notify,
+    task::spawn_local,
+    time::{Instant, timeout},
+};
 
 pub use self::failure::{Cause, SendError};
 use self::{
@@ -39,6 +46,9 @@ const IDLE_MESH: Duration = Duration::from_mins(1);
 const IDLE_PLAIN: Duration = Duration::from_secs(4);
 /// No connection is used for longer, minus up to a tenth.
 const MAX_AGE: Duration = Duration::from_hours(1);
+/// A response that nobody wants is read to its end if it is not longer than this, for its connection's sake.
+const MAX_DISCARDED: u64 = 16 * 1024;
+const DISCARD_LIMIT: Duration = Duration::from_secs(1);
 
 /// The connections to one endpoint.
 #[derive(Debug)]
@@ -142,6 +152,23 @@ impl Life {
 
     fn is_good(&self, worker: &Worker, now: Instant) -> bool {
         self.generation == worker.generation() && now < self.expires
+    }
+}
+
+impl Lease {
+    /// Gives the connection back when a response that nobody wants has passed, if that will not take long.
+    pub fn discard(self, response: Response<Incoming>) {
+        let body = response.into_body();
+        if body.size_hint().upper().is_some_and(|bytes| bytes <= MAX_DISCARDED) {
+            spawn_local(async move {
+                let mut body = pin!(body);
+                let rest =
+                    async { while let Some(Ok(_)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {} };
+                // what takes longer costs a new connection
+                let _ = timeout(DISCARD_LIMIT, rest).await;
+                drop(self);
+            });
+        }
     }
 }
 

@@ -8,9 +8,12 @@ use crate::{body::ProxyBody, http1_guard::Violation};
 
 /// Says in one kebab-case word why a proxy answered itself.
 pub const REASON: HeaderName = HeaderName::from_static("byrnie-reason");
-/// Between proxies: `safe` when the request reached no application, `idempotent` when one may have seen it and did not
-/// begin to answer.
+/// Between proxies, in one word, what is known about sending the request again: [`UNDELIVERED`], [`UNANSWERED`], [`BUSY`],
+/// [`NEVER`].
 pub const RETRY: HeaderName = HeaderName::from_static("byrnie-retry");
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// An answer of our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,10 @@ pub struct Reject {
 pub const UNDELIVERED: &str = "safe";
 /// One may have seen it, and did not begin to answer.
 pub const UNANSWERED: &str = "idempotent";
+/// None has seen it, because it has too much to do: elsewhere, and seldom.
+pub const BUSY: &str = "busy";
+/// Whom it called has been asked again already.
+pub const NEVER: &str = "never";
 
 const fn reject(status: StatusCode, reason: &'static str, text: &'static str) -> Reject {
     Reject { status, reason, text, retry: None }
@@ -73,6 +80,11 @@ pub const NO_ROUTE: Reject =
     undelivered(StatusCode::NOT_FOUND, "no-route", "no route of the destination matches");
 pub const NO_ENDPOINTS: Reject =
     undelivered(UNAVAILABLE, "no-endpoints", "the destination has no ready endpoints");
+pub const NO_HEALTHY_ENDPOINTS: Reject = undelivered(
+    UNAVAILABLE,
+    "no-healthy-endpoints",
+    "no endpoint of the destination takes connections, for seconds now; it is tried again each second",
+);
 pub const CONNECT_FAILED: Reject =
     undelivered(UNAVAILABLE, "connect-failed", "no endpoint of the destination took a connection");
 pub const HANDSHAKE_FAILED: Reject =
@@ -84,6 +96,12 @@ pub const BAD_UPGRADE: Reject =
     reject(GATEWAY, "bad-upgrade", "the server switched to a protocol nobody asked for");
 pub const REQUEST_TIMEOUT: Reject =
     reject(StatusCode::GATEWAY_TIMEOUT, "request-timeout", "the response did not arrive in time");
+pub const BACKEND_TIMEOUT: Reject =
+    reject(StatusCode::GATEWAY_TIMEOUT, "backend-timeout", "no endpoint that was asked answered in time");
+pub const OVERLOADED: Reject = Reject {
+    retry: Some(BUSY),
+    ..reject(UNAVAILABLE, "overloaded", "the application has more to do than it can; try again later")
+};
 
 // inbound
 pub const DENIED: &str = "the caller is not allowed to make this request";
@@ -93,6 +111,11 @@ pub const APP_RESET: Reject = Reject {
     retry: Some(UNANSWERED),
     ..reject(GATEWAY, "app-reset", "the application ended the connection before it answered")
 };
+pub const RATE_LIMITED: Reject = reject(
+    StatusCode::TOO_MANY_REQUESTS,
+    "rate-limited",
+    "there are more requests per second than the policy of the application lets in",
+);
 pub const POLICY_UNKNOWN: Reject = undelivered(
     UNAVAILABLE,
     "policy-unknown",
@@ -125,8 +148,11 @@ impl Reject {
         reject(violation.status(), violation.reason(), text)
     }
 
-    /// The answer to an application, our own.
-    pub fn to_app(self) -> Response<ProxyBody> {
+    /// The answer to an application, our own; to callers of gRPC in its words.
+    pub fn to_app(self, grpc: bool) -> Response<ProxyBody> {
+        if grpc {
+            return to_grpc(self.status, self.reason, self.text);
+        }
         let line = format!("byrnie: {}: {}\n", self.reason, self.text);
         let mut response = Response::new(ProxyBody::Full(line.into()));
         *response.status_mut() = self.status;
@@ -138,10 +164,34 @@ impl Reject {
 
     /// The answer to a peer, which tells the caller's proxy whether the request may go to another endpoint.
     pub fn to_peer(self) -> Response<ProxyBody> {
-        let mut response = self.to_app();
+        let mut response = self.to_app(false);
         if let Some(word) = self.retry {
             response.headers_mut().insert(RETRY, HeaderValue::from_static(word));
         }
         response
     }
+}
+
+/// A refusal as callers of gRPC understand it: no body, and all of it in the head ("Trailers-Only").
+pub fn to_grpc(status: StatusCode, reason: &str, text: &str) -> Response<ProxyBody> {
+    // as gRPC's own mapping from HTTP has it, but for deadlines
+    let code = match status {
+        StatusCode::GATEWAY_TIMEOUT => 4,
+        StatusCode::FORBIDDEN => 7,
+        StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED => 12,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::TOO_MANY_REQUESTS => 14,
+        _ => 13,
+    };
+    let mut response = Response::new(ProxyBody::Empty);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(code));
+    // no text of ours needs the escapes of this header
+    if let Ok(message) = HeaderValue::try_from(format!("byrnie: {reason}: {text}")) {
+        headers.insert(GRPC_MESSAGE, message);
+    }
+    if let Ok(reason) = HeaderValue::try_from(reason) {
+        headers.insert(REASON, reason);
+    }
+    response
 }

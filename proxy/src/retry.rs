@@ -1,27 +1,25 @@
 //! Sending a request until an endpoint takes it: what may be sent again, and how often.
 //!
 //! What no application has seen goes to another endpoint, whatever its method. What one may have seen is sent again
-//! only if doing it twice is the same as doing it once, and only within the budget. Where several endpoints end at
-//! once, the news of that is still on its way: the tries after the second wait for it, longer each time.
+//! only if doing it twice is the same as doing it once, or a policy says so, and only within the budget. Where several
+//! endpoints end at once, the news of that is still on its way: the tries after the second wait for it, longer each time.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-    time::Duration,
-};
+use std::{pin::pin, rc::Rc, time::Duration};
 
-use http::{Method, Request, Response, StatusCode, header, request};
+use byrnie_model::{Retry, Traffic};
+use http::{Response, Version};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
-    balance::{Balancer, Member, Pending, grpc_failure},
-    body::{ProxyBody, Upload},
+    balance::{Balancer, Choice, Member, Pending},
     destination::Destination,
-    dial::DialError,
     metrics::{DestinationMetrics, Direction},
-    pool::{Cause, Lease},
+    pool::{Cause, Lease, SendError},
     reject::{self, Reject},
+    retry_budget::Budget,
+    template::Template,
+    verdict::{Seen, Verdict},
     worker::Worker,
 };
 
@@ -33,26 +31,39 @@ const TRIES_OF_ONE: usize = 2;
 /// What no application has seen goes on to so many others at the cost of nobody; then it takes from the budget too.
 const FREE: usize = 2;
 /// A request that ended so many connections may be why they ended.
-const MAX_UNANSWERED: usize = 3;
-/// Share of the requests that may be sent twice.
-const SHARE: f64 = 0.2;
-/// And so many per second besides, for destinations with few requests.
-const PER_SECOND: f64 = 10.0;
-/// Unused permission is kept for ten seconds.
-const MAX_TOKENS: f64 = 10.0 * PER_SECOND;
+const MAX_UNANSWERED: u32 = 3;
 
-/// Permission to send again: a token bucket that requests and time fill.
-#[derive(Debug)]
-pub struct Budget {
-    tokens: Cell<f64>,
-    updated: Cell<Instant>,
+/// Where a request may go.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoints<'a> {
+    /// The endpoints.
+    pub balancer: &'a Balancer,
+    /// What an application may have seen is sent again under these limits; `None`: never, callers have other pods.
+    pub again: Option<Again<'a>>,
+    /// What they are endpoints of, if others may come.
+    pub destination: Option<&'a Destination>,
+    /// For consistent hashing.
+    pub key: Option<u64>,
 }
 
-/// A request that can be made again.
-#[derive(Debug)]
-pub struct Template {
-    head: request::Parts,
-    body: Option<Rc<RefCell<Upload>>>,
+/// What is sent again, and how much of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Again<'a> {
+    /// What the policy says.
+    pub traffic: &'a Traffic,
+    /// What is left.
+    pub budget: &'a Budget,
+}
+
+/// How long a request may take.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// One try, to the first byte of its response.
+    pub one_try: Option<Duration>,
+    /// All of it.
+    pub deadline: Option<Instant>,
+    /// Whether an endpoint is to blame that does not keep the deadline: not where callers choose it.
+    pub is_own: bool,
 }
 
 /// A response with what stays busy until its end.
@@ -66,82 +77,167 @@ pub struct Answer {
     pub pending: Pending,
 }
 
-impl Default for Budget {
-    fn default() -> Self {
-        Self { tokens: Cell::new(MAX_TOKENS), updated: Cell::new(Instant::now()) }
-    }
-}
-
-impl Budget {
-    /// A request was made.
-    pub fn deposit(&self) {
-        self.tokens.set((self.tokens.get() + SHARE).min(MAX_TOKENS));
-    }
-
-    /// Takes the permission to send one request again.
-    pub fn withdraw(&self) -> bool {
-        let now = Instant::now();
-        let since = now.saturating_duration_since(self.updated.replace(now)).as_secs_f64();
-        let tokens = (self.tokens.get() + since * PER_SECOND).min(MAX_TOKENS);
-        // ten deposits of a fifth are two, however they are rounded
-        let granted = tokens >= 1.0 - 1e-9;
-        self.tokens.set(if granted { tokens - 1.0 } else { tokens }.max(0.0));
-        granted
-    }
-}
-
-impl Template {
-    /// A request whose body, if it has one, is read through an [`Upload`].
-    pub fn new(head: request::Parts, body: Option<Rc<RefCell<Upload>>>) -> Self {
-        Self { head, body }
-    }
-
-    fn make(&self) -> Request<ProxyBody> {
-        let body =
-            self.body.as_ref().map_or(ProxyBody::Empty, |upload| ProxyBody::Upload(Upload::open(upload)));
-        Request::from_parts(self.head.clone(), body)
-    }
-
-    fn is_replayable(&self) -> bool {
-        self.body.as_ref().is_none_or(|upload| upload.borrow().is_replayable())
-    }
-
-    /// Doing it twice is doing it once (RFC 9110 section 9.2.2), and there is nothing in it to be half done.
-    fn is_idempotent(&self) -> bool {
-        let method = &self.head.method;
-        let idempotent =
-            [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method);
-        idempotent && self.body.is_none() && !self.head.headers.contains_key(header::UPGRADE)
-    }
-
-    fn release(&self) {
-        if let Some(upload) = &self.body {
-            upload.borrow_mut().release();
-        }
-    }
-}
-
-/// Where a request may go.
-#[derive(Clone, Copy, Debug)]
-pub struct Endpoints<'a> {
-    /// The endpoints.
-    pub balancer: &'a Balancer,
-    /// How much that an application may have seen is sent again; `None`: nothing, callers have other pods.
-    pub budget: Option<&'a Budget>,
-    /// What they are endpoints of, if others may come.
-    pub destination: Option<&'a Destination>,
-}
-
 /// The tries of one request that failed.
 #[derive(Debug, Default)]
 struct Tries {
     members: Vec<Rc<Member>>,
     reasons: Vec<&'static str>,
+    unanswered: u32,
+    repeated: u32,
+    pause: Duration,
+}
+
+/// Sends a request to an endpoint of a backend, and to others where that is safe.
+pub async fn send(
+    worker: &Rc<Worker>,
+    endpoints: Endpoints<'_>,
+    limits: Limits,
+    metrics: &DestinationMetrics,
+    template: &Template,
+) -> Result<Answer, Reject> {
+    if let Some(again) = endpoints.again {
+        again.budget.deposit(again.traffic.retry_budget);
+    }
+    let mut tries = Tries::default();
+    let mut failure = reject::NO_HEALTHY_ENDPOINTS;
+    while let Some(pending) = endpoints.next(worker, &tries, template, limits.deadline).await {
+        if let Some(why) = tries.reasons.last() {
+            metrics.retried(why);
+        }
+        let now = Instant::now();
+        let left = limits.deadline.map(|at| at.saturating_duration_since(now));
+        if left.is_some_and(|left| left.is_zero()) {
+            pending.settle();
+            return Err(reject::REQUEST_TIMEOUT);
+        }
+        let sent = {
+            let pool = &pending.member().pool;
+            let request = template.make(pool.endpoint().identity.is_some(), left);
+            let mut sending = pin!(async {
+                match template.version() {
+                    Version::HTTP_2 => pool.http2(worker, request).await,
+                    _ => pool.http1(worker, request).await,
+                }
+            });
+            match limits.until(now) {
+                None => sending.await,
+                Some((at, cause)) => match timeout_at(at, sending.as_mut()).await {
+                    Ok(sent) => sent,
+                    Err(_) => Err(SendError { cause, unsent: None }),
+                },
+            }
+        };
+        let verdict = match &sent {
+            Ok((response, _)) => Verdict::of(response, endpoints.again.map(|again| &again.traffic.retry)),
+            Err(error) => Verdict::of_error(&error.cause, limits.is_own),
+        };
+        if verdict.settle(&pending) {
+            metrics.ejected();
+        }
+        let may =
+            tries.count() + 1 < endpoints.max_tries() && tries.may_repeat(&verdict, &endpoints, template);
+        match sent {
+            Ok((response, lease)) if !may => {
+                if verdict.seen != Seen::Served {
+                    tries.failed(pending.member(), verdict.why);
+                    tries.give_up(worker);
+                }
+                template.release();
+                return Ok(Answer { response, lease, pending });
+            }
+            Ok((response, lease)) => lease.discard(response),
+            Err(error) => {
+                let endpoint = pending.member().pool.endpoint().address;
+                tracing::debug!(%endpoint, error = %error.cause, "a request was not answered");
+            }
+        }
+        failure = verdict.reject;
+        tries.failed(pending.member(), verdict.why);
+        if !may {
+            break;
+        }
+    }
+    tries.give_up(worker);
+    Err(failure)
+}
+
+impl Endpoints<'_> {
+    fn max_tries(&self) -> usize {
+        let attempts = self.again.map_or(0, |again| again.traffic.retry.attempts);
+        let by_policy = 1 + usize::try_from(attempts).unwrap_or(0);
+        let unseen = if self.destination.is_some() { 1 + PAUSES.len() } else { TRIES_OF_ONE };
+        unseen.max(by_policy)
+    }
+
+    /// The next endpoint: one that was not tried yet if there is any, and perhaps after a pause.
+    async fn next(
+        &self,
+        worker: &Worker,
+        tries: &Tries,
+        template: &Template,
+        deadline: Option<Instant>,
+    ) -> Option<Pending> {
+        if tries.count() >= self.max_tries() {
+            return None;
+        }
+        if !tries.pause.is_zero() && !self.wait(worker, tries.pause, deadline).await {
+            return None;
+        }
+        let repeatable =
+            self.again.is_some_and(|again| tries.may_be_answered_badly(&again.traffic.retry, template));
+        self.pick(&tries.members, repeatable)
+    }
+
+    /// For connections without HTTP, of which no byte has been sent.
+    pub async fn next_connection(&self, worker: &Worker, tried: &[Rc<Member>]) -> Option<Pending> {
+        if tried.len() >= self.max_tries() {
+            return None;
+        }
+        let pause = tried.len().checked_sub(1).map_or(Duration::ZERO, pause);
+        if !pause.is_zero() && !self.wait(worker, pause, None).await {
+            return None;
+        }
+        self.pick(tried, true)
+    }
+
+    fn pick(&self, tried: &[Rc<Member>], repeatable: bool) -> Option<Pending> {
+        let choice = Choice { tried, key: self.key, repeatable };
+        self.balancer.pick(choice).or_else(|| {
+            let again = !tried.is_empty();
+            again.then(|| self.balancer.pick(Choice { tried: &[], ..choice })).flatten()
+        })
+    }
+
+    /// Lets time pass, if there is so much, and takes over what was learned meanwhile.
+    async fn wait(&self, worker: &Worker, pause: Duration, deadline: Option<Instant>) -> bool {
+        let until = Instant::now() + pause.mul_f64(0.5 + fastrand::f64());
+        if deadline.is_some_and(|deadline| deadline <= until) {
+            return false;
+        }
+        // boxed: few requests need it
+        Box::pin(sleep(until.saturating_duration_since(Instant::now()))).await;
+        if let Some(destination) = self.destination {
+            destination.refresh(worker);
+        }
+        true
+    }
+}
+
+impl Limits {
+    /// When the try that begins now is over, and what it is then.
+    fn until(&self, now: Instant) -> Option<(Instant, Cause)> {
+        let one = self.one_try.map(|limit| (now + limit, Cause::Late(limit)));
+        match (one, self.deadline) {
+            (Some(one), Some(deadline)) if one.0 < deadline => Some(one),
+            (_, Some(deadline)) => Some((deadline, Cause::Deadline)),
+            (one, None) => one,
+        }
+    }
 }
 
 impl Tries {
-    fn failed(&mut self, member: Rc<Member>, reason: &'static str) {
-        self.members.push(member);
+    fn failed(&mut self, member: &Rc<Member>, reason: &'static str) {
+        self.members.push(member.clone());
         self.reasons.push(reason);
     }
 
@@ -149,8 +245,45 @@ impl Tries {
         self.members.len()
     }
 
-    /// For people: who was tried and what happened.
-    fn log(&self, worker: &Worker) {
+    /// Whether the request may be sent once more after what became of it, and after which pause.
+    fn may_repeat(&mut self, verdict: &Verdict, endpoints: &Endpoints<'_>, template: &Template) -> bool {
+        let retry = endpoints.again.map(|again| &again.traffic.retry);
+        let granted =
+            || endpoints.again.is_some_and(|again| again.budget.withdraw(again.traffic.retry_budget));
+        let left = retry.is_some_and(|retry| self.repeated < retry.attempts);
+        self.pause = if endpoints.destination.is_some() { pause(self.count()) } else { Duration::ZERO };
+        match verdict.seen {
+            Seen::Served | Seen::Below => false,
+            Seen::Unsure => {
+                self.unanswered += 1;
+                let may = left && self.unanswered < MAX_UNANSWERED && template.is_idempotent() && granted();
+                self.repeated += u32::from(may);
+                may
+            }
+            Seen::Answered => {
+                let covered = retry.is_some_and(|retry| template.is_covered(retry));
+                let may = left && covered && template.is_replayable() && granted();
+                let backoff = retry.map_or(Duration::ZERO, |retry| retry.backoff);
+                self.pause = backoff.saturating_mul(1 << self.repeated.min(10));
+                self.repeated += u32::from(may);
+                may
+            }
+            Seen::Nobody => template.is_replayable() && (self.count() < FREE || granted()),
+            Seen::Busy => template.is_replayable() && granted(),
+            Seen::Stale => template.is_idempotent(),
+        }
+    }
+
+    /// Whether a bad answer to the next try would cost nobody anything.
+    fn may_be_answered_badly(&self, retry: &Retry, template: &Template) -> bool {
+        let by_policy = !retry.statuses.is_empty() || !retry.grpc_codes.is_empty();
+        by_policy && self.repeated < retry.attempts && template.is_covered(retry) && template.is_replayable()
+    }
+
+    /// The caller hears of a failure: those who called this application need not ask it again, and people may want to
+    /// know who was tried and what happened.
+    fn give_up(&self, worker: &Worker) {
+        worker.shared.given_up.note();
         if self.count() > 1 && worker.quota.admits(Direction::Outbound, "given-up") {
             let addresses = self.members.iter().map(|member| member.pool.endpoint().address);
             let tries: Vec<_> =
@@ -160,151 +293,7 @@ impl Tries {
     }
 }
 
-impl Endpoints<'_> {
-    fn max_tries(&self) -> usize {
-        if self.destination.is_some() { 1 + PAUSES.len() } else { TRIES_OF_ONE }
-    }
-
-    /// The next endpoint: one that was not tried yet if there is any, and perhaps after a pause.
-    pub async fn next(&self, worker: &Worker, tried: &[Rc<Member>]) -> Option<Rc<Member>> {
-        if tried.len() >= self.max_tries() {
-            return None;
-        }
-        let pause = tried.len().checked_sub(1).map_or(Duration::ZERO, |failed| PAUSES[failed]);
-        if let Some(destination) = self.destination.filter(|_| !pause.is_zero()) {
-            // boxed: few requests need it
-            Box::pin(tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64()))).await;
-            destination.refresh(worker);
-        }
-        self.balancer.pick(tried).or_else(|| self.balancer.pick(&[]))
-    }
-}
-
-/// Sends a request to an endpoint of a backend, and to others where that is safe.
-pub async fn send(
-    worker: &Rc<Worker>,
-    endpoints: Endpoints<'_>,
-    metrics: &DestinationMetrics,
-    template: &Template,
-) -> Result<Answer, Reject> {
-    if let Some(budget) = endpoints.budget {
-        budget.deposit();
-    }
-    let mut tries = Tries::default();
-    let mut unanswered = 0;
-    let mut failure = reject::NO_ENDPOINTS;
-    let http2 = template.head.version == http::Version::HTTP_2;
-    while let Some(member) = endpoints.next(worker, &tries.members).await {
-        if let Some(why) = tries.reasons.last() {
-            metrics.retried(why);
-        }
-        let pending = member.begin();
-        let request = template.make();
-        let sent = if http2 {
-            member.pool.http2(worker, request).await
-        } else {
-            member.pool.http1(worker, request).await
-        };
-        let is_last = tries.count() + 1 == endpoints.max_tries();
-        let granted = || endpoints.budget.is_some_and(Budget::withdraw);
-        let unseen = || template.is_replayable() && (tries.count() < FREE || granted());
-        let mut repeatable = || {
-            unanswered += 1;
-            unanswered < MAX_UNANSWERED && template.is_idempotent() && granted()
-        };
-        match sent {
-            Ok((response, lease)) => {
-                let word = retry_word(&response);
-                pending.answered(word.is_some() || is_failure(&response));
-                let (reject, why, may) = match word {
-                    Some(reject::UNDELIVERED) => {
-                        (reject::CONNECT_FAILED, "undelivered", !is_last && unseen())
-                    }
-                    Some(_) => (reject::RESET, "unanswered", !is_last && repeatable()),
-                    None => (failure, "answered", false),
-                };
-                if !may {
-                    if word.is_some() {
-                        tries.failed(member, why);
-                        tries.log(worker);
-                    }
-                    template.release();
-                    return Ok(Answer { response, lease, pending });
-                }
-                failure = reject;
-                tries.failed(member, why);
-            }
-            Err(error) => {
-                tracing::debug!(endpoint = %member.pool.endpoint().address, error = %error.cause, "a request was not answered");
-                let (reject, why) = judge(&error.cause);
-                failure = reject;
-                let may = match error.cause {
-                    Cause::Body(_) => return Err(failure),
-                    // the endpoint closed what had been idle, as it may: no failure, and no share of the budget
-                    Cause::Stale(_) => template.is_idempotent(),
-                    Cause::Reset(_) => repeatable(),
-                    _ => unseen(),
-                };
-                if !matches!(error.cause, Cause::Stale(_)) {
-                    member.failed();
-                }
-                tries.failed(member, why);
-                if !may {
-                    break;
-                }
-            }
-        }
-    }
-    tries.log(worker);
-    Err(failure)
-}
-
-/// What the peer's proxy says about sending the request again.
-fn retry_word(response: &Response<Incoming>) -> Option<&'static str> {
-    let word = response.headers().get(reject::RETRY)?.as_bytes();
-    let known = |status, known: &'static str| {
-        (response.status() == status && word == known.as_bytes()).then_some(known)
-    };
-    known(StatusCode::SERVICE_UNAVAILABLE, reject::UNDELIVERED)
-        .or_else(|| known(StatusCode::BAD_GATEWAY, reject::UNANSWERED))
-}
-
-/// What should send the next requests elsewhere.
-fn is_failure(response: &Response<Incoming>) -> bool {
-    let status = response.status();
-    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || grpc_failure(response.headers())
-}
-
-fn judge(cause: &Cause) -> (Reject, &'static str) {
-    match cause {
-        Cause::Dial(error) => match **error {
-            DialError::Handshake { .. } => (reject::HANDSHAKE_FAILED, "handshake"),
-            _ => (reject::CONNECT_FAILED, "connect"),
-        },
-        Cause::Full => (reject::POOL_FULL, "full"),
-        Cause::Setup(_) | Cause::Unsent(_) => (reject::RESET, "unsent"),
-        Cause::Unprocessed(_) => (reject::RESET, "unprocessed"),
-        Cause::Body(_) => (reject::BODY_CUT, "body"),
-        Cause::Stale(_) => (reject::RESET, "stale"),
-        Cause::Reset(_) => (reject::RESET, "reset"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn the_budget_is_a_fifth_and_ten_a_second() {
-        let budget = Budget::default();
-        assert_eq!((0..1000).filter(|_| budget.withdraw()).count(), 100);
-        (0..100).for_each(|_| budget.deposit());
-        assert_eq!((0..1000).filter(|_| budget.withdraw()).count(), 20);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!((0..1000).filter(|_| budget.withdraw()).count(), 10);
-        tokio::time::advance(Duration::from_hours(1)).await;
-        assert_eq!((0..1000).filter(|_| budget.withdraw()).count(), 100);
-    }
+/// Before the try after so many others, for the news of endpoints.
+fn pause(tried: usize) -> Duration {
+    PAUSES.get(tried).copied().unwrap_or(PAUSES[PAUSES.len() - 1])
 }

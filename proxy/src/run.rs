@@ -20,7 +20,7 @@ use crate::{
     drain::Drain,
     metrics::Metrics,
     standalone::FileError,
-    state::{Destinations, PodInfo, Shared},
+    state::{Destinations, LastTime, PodInfo, Shared},
     worker::{self, StartError},
 };
 
@@ -98,6 +98,7 @@ pub fn shared(identity: Identity, pod: PodInfo, metrics: Metrics, log: AccessLog
         metrics: Arc::new(metrics),
         log,
         standings: Arc::default(),
+        given_up: LastTime::default(),
         drain: Drain::default(),
         pod,
     })

@@ -5,6 +5,7 @@
 
 mod compile;
 mod file;
+mod traffic;
 
 use std::{
     collections::HashMap,

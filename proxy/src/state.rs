@@ -36,10 +36,19 @@ pub struct Shared {
     pub log: AccessLog,
     /// What connections between peers stand on.
     pub standings: Arc<Standings>,
+    /// When a call of the pod's was last given up after others had been tried.
+    pub given_up: LastTime,
     /// The end.
     pub drain: Drain,
     /// Whose proxy this is.
     pub pod: PodInfo,
+}
+
+/// When something last happened, for all threads.
+#[derive(Debug)]
+pub struct LastTime {
+    base: Instant,
+    millis: AtomicU64,
 }
 
 /// The pod beside which this proxy runs.
@@ -94,6 +103,29 @@ impl Shared {
             missing.push("policy: the operator has not sent this pod's policy yet");
         }
         missing
+    }
+}
+
+impl Default for LastTime {
+    fn default() -> Self {
+        Self { base: Instant::now(), millis: AtomicU64::new(0) }
+    }
+}
+
+impl LastTime {
+    /// It happens now.
+    pub fn note(&self) {
+        self.millis.store(self.millis() + 1, Ordering::Relaxed);
+    }
+
+    /// Whether it has happened within this time, give or take a millisecond.
+    pub fn is_within(&self, time: Duration) -> bool {
+        let last = self.millis.load(Ordering::Relaxed);
+        last > 0 && self.millis().saturating_sub(last) <= u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
     }
 }
 

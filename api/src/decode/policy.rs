@@ -6,7 +6,7 @@ use byrnie_model::{
 };
 use http::{HeaderName, Method};
 
-use super::{At, DecodeError, object_name, once, port, protocol, unknown};
+use super::{At, DecodeError, object_name, once, port, protocol, traffic::limits, unknown};
 use crate::v1;
 
 pub(super) fn workload(at: At<'_>, message: v1::Workload) -> Result<Workload, DecodeError> {
@@ -17,7 +17,8 @@ pub(super) fn workload(at: At<'_>, message: v1::Workload) -> Result<Workload, De
         Ok((port(at.field("port"), entry.port)?, protocol(at.field("protocol"), entry.protocol)?))
     })?;
     once(field, &protocols)?;
-    Ok(Workload { inbound: InboundPolicy { mtls, policies }, protocols })
+    let limits = limits(at.field("limits"), message.limits)?;
+    Ok(Workload { inbound: InboundPolicy { mtls, policies }, protocols, limits })
 }
 
 /// The predicates of rules, and of routes.

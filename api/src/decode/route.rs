@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use byrnie_model::{Backend, Destination, Endpoint, Route, Service, Timeouts, WeightedBackend};
 
-use super::{At, DecodeError, policy::http_match, protocol, service_port, socket_address};
+use super::{At, DecodeError, policy::http_match, protocol, service_port, socket_address, traffic::traffic};
 use crate::v1;
 
 pub(super) fn destination(
@@ -21,6 +21,7 @@ pub(super) fn destination(
                 protocol: protocol(at.field("protocol"), message.protocol)?,
                 endpoint: endpoint(field, field.required(message.endpoint)?)?,
                 timeouts: timeouts(at.field("timeouts"), message.timeouts)?,
+                traffic: traffic(at.field("traffic"), message.traffic)?,
             })
         }
         Kind::Passthrough(v1::Passthrough {}) => Ok(Destination::Passthrough),
@@ -39,31 +40,37 @@ fn service(at: At<'_>, message: v1::ServiceDestination) -> Result<Service, Decod
         protocol: protocol(at.field("protocol"), message.protocol)?,
         routes,
         backends,
+        traffic: traffic(at.field("traffic"), message.traffic)?,
     })
 }
 
 fn route(at: At<'_>, message: v1::Route, known: usize) -> Result<Route, DecodeError> {
-    let backends =
-        at.field("backends").each(message.backends, |at, share| match usize::try_from(share.backend) {
-            Ok(backend) if backend < known => Ok(WeightedBackend { backend, weight: share.weight }),
-            _ => at
-                .field("backend")
-                .fail(format!("{} is out of range: there are {known} backends", share.backend)),
-        })?;
+    let backend = |at: At<'_>, index: u32| match usize::try_from(index) {
+        Ok(backend) if backend < known => Ok(backend),
+        _ => at.fail(format!("{index} is out of range: there are {known} backends")),
+    };
+    let backends = at.field("backends").each(message.backends, |at, share| {
+        Ok(WeightedBackend { backend: backend(at.field("backend"), share.backend)?, weight: share.weight })
+    })?;
     Ok(Route {
         matches: at.field("matches").each(message.matches, http_match)?,
         backends,
+        failover: at.field("failover").each(message.failover, backend)?,
         timeouts: timeouts(at.field("timeouts"), message.timeouts)?,
     })
 }
 
 fn timeouts(at: At<'_>, message: Option<v1::Timeouts>) -> Result<Timeouts, DecodeError> {
-    let v1::Timeouts { request_ms, idle_ms } = at.required(message)?;
+    let v1::Timeouts { request_ms, idle_ms, backend_request_ms } = at.required(message)?;
     let limit = |name, millis| match millis {
         Some(0) => at.field(name).fail("0 ms is no time at all; absent is no limit"),
         limit => Ok(limit.map(Duration::from_millis)),
     };
-    Ok(Timeouts { request: limit("request_ms", request_ms)?, idle: limit("idle_ms", idle_ms)? })
+    Ok(Timeouts {
+        request: limit("request_ms", request_ms)?,
+        backend_request: limit("backend_request_ms", backend_request_ms)?,
+        idle: limit("idle_ms", idle_ms)?,
+    })
 }
 
 fn backend(at: At<'_>, message: v1::Backend) -> Result<Backend, DecodeError> {

@@ -2,9 +2,9 @@
 
 use byrnie_api::{decode, encode, parts, v1};
 use byrnie_model::{
-    Action, Backend, Destination, Endpoint, Enforcement, HeaderMatch, HttpMatch, InboundPolicy, Mtls,
+    Action, Backend, Destination, Endpoint, Enforcement, HeaderMatch, HttpMatch, InboundPolicy, Limits, Mtls,
     MtlsMode, ObjectName, PathMatch, Policy, Ports, Protocol, Route, Rule, Service, ServicePort, Source,
-    Timeouts, ValueMatch, WeightedBackend, Workload,
+    Timeouts, Traffic, ValueMatch, WeightedBackend, Workload,
 };
 
 fn workload() -> v1::Workload {
@@ -33,6 +33,7 @@ fn workload() -> v1::Workload {
     encode::workload(&Workload {
         inbound: InboundPolicy { mtls, policies: vec![policy] },
         protocols: vec![(80, Protocol::Http1)],
+        limits: Limits { adaptive: true, requests_per_second: Some(9), burst: 9 },
     })
 }
 
@@ -48,10 +49,12 @@ fn destination() -> v1::Destination {
     let route = Route {
         matches: vec![],
         backends: vec![WeightedBackend { backend: 0, weight: 1 }],
+        failover: vec![0],
         timeouts: Timeouts::default(),
     };
     let backends = vec![Backend { name: name.clone(), endpoints: [endpoint].into() }];
-    let service = Service { name, protocol: Protocol::Http1, routes: vec![route], backends };
+    let traffic = Traffic::default();
+    let service = Service { name, protocol: Protocol::Http1, routes: vec![route], backends, traffic };
     encode::destination("10.96.0.1:80".parse().unwrap(), &Destination::Service(service))
 }
 
@@ -81,6 +84,8 @@ fn a_workload_that_is_not_whole_is_refused() {
         ("protocols[0].port", |w| w.protocols[0].port = 65536),
         ("protocols[0].protocol", |w| w.protocols[0].protocol = 0),
         ("protocols", |w| w.protocols.push(w.protocols[0])),
+        ("limits", |w| w.limits.as_mut().unwrap().burst = 0),
+        ("limits", |w| w.limits.as_mut().unwrap().requests_per_second = Some(0)),
         ("policies[0].namespace", |w| w.policies[0].namespace.clear()),
         ("policies[0].name", |w| w.policies[0].name = "A".into()),
         ("policies[0].action", |w| w.policies[0].action = 3),

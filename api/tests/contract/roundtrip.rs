@@ -49,13 +49,15 @@ fn mapped_addresses_become_what_they_are() {
 
 #[test]
 fn a_limit_below_a_millisecond_stays_a_limit() {
-    let timeouts = byrnie_model::Timeouts { request: Some(std::time::Duration::from_micros(10)), idle: None };
+    let timeouts =
+        byrnie_model::Timeouts { request: Some(std::time::Duration::from_micros(10)), ..Default::default() };
     let route = byrnie_model::Route { timeouts, ..Default::default() };
     let service = byrnie_model::Service {
         name: byrnie_model::ServicePort::new("shop", "pay", 80),
         protocol: byrnie_model::Protocol::Http1,
         routes: vec![route],
         backends: vec![],
+        traffic: byrnie_model::Traffic::default(),
     };
     let at = "10.0.0.1:80".parse().unwrap();
     let sent = encode::destination(at, &byrnie_model::Destination::Service(service));

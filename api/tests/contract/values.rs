@@ -4,9 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use byrnie_api::Trust;
 use byrnie_model::{
-    Action, Backend, Destination, Endpoint, Enforcement, HeaderMatch, HttpMatch, InboundPolicy, Mtls,
-    MtlsMode, ObjectName, PathMatch, Policy, Ports, Protocol, Route, Rule, Service, ServicePort, Source,
-    SpiffeId, Timeouts, TrustDomain, ValueMatch, WeightedBackend, Workload,
+    Action, Backend, CircuitBreaker, Destination, Endpoint, Enforcement, HashKey, HeaderMatch, HttpMatch,
+    InboundPolicy, Limits, LoadBalancing, Mtls, MtlsMode, ObjectName, PathMatch, Policy, Ports, Protocol,
+    Retry, RetryBudget, Route, Rule, Service, ServicePort, Source, SpiffeId, Timeouts, Traffic, TrustDomain,
+    ValueMatch, WeightedBackend, Workload,
 };
 use http::HeaderName;
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -103,10 +104,11 @@ fn protocol() -> impl Strategy<Value = Protocol> {
 }
 
 pub(crate) fn workload() -> impl Strategy<Value = Workload> {
-    (vec(policy(), 0..4), mode(), by_port(mode()), by_port(protocol())).prop_map(
-        |(policies, default, ports, protocols)| Workload {
+    (vec(policy(), 0..4), mode(), by_port(mode()), by_port(protocol()), limits()).prop_map(
+        |(policies, default, ports, protocols, limits)| Workload {
             inbound: InboundPolicy { mtls: Mtls { default, ports }, policies },
             protocols,
+            limits,
         },
     )
 }
@@ -138,33 +140,113 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
 
 fn timeouts() -> impl Strategy<Value = Timeouts> {
     let limit = || option::of((1..=u64::MAX).prop_map(Duration::from_millis));
-    (limit(), limit()).prop_map(|(request, idle)| Timeouts { request, idle })
+    (limit(), limit(), limit()).prop_map(|(request, backend_request, idle)| Timeouts {
+        request,
+        backend_request,
+        idle,
+    })
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let rate = option::of(1..=u32::MAX);
+    (any::<bool>(), rate, 1..=u32::MAX).prop_map(|(adaptive, requests_per_second, burst)| Limits {
+        adaptive,
+        requests_per_second,
+        burst,
+    })
+}
+
+fn traffic() -> impl Strategy<Value = Traffic> {
+    let time = || (1..=u64::MAX).prop_map(Duration::from_millis);
+    let retry = (0..9u32, vec(500..600u16, 0..3), vec(1..=16u8, 0..3), time()).prop_map(
+        |(attempts, statuses, grpc_codes, backoff)| Retry {
+            attempts,
+            statuses,
+            grpc_codes,
+            methods: vec![http::Method::POST],
+            backoff,
+        },
+    );
+    let budget = (0..=100u32, any::<u32>())
+        .prop_map(|(percent, min_per_second)| RetryBudget { percent, min_per_second });
+    let breaker = (any::<u32>(), 0..=100u32, any::<u32>(), 0..=100u32, time(), time()).prop_map(
+        |(
+            consecutive_failures,
+            success_percent,
+            min_requests,
+            max_ejection_percent,
+            base_ejection,
+            max_ejection,
+        )| {
+            CircuitBreaker {
+                consecutive_failures,
+                success_percent,
+                min_requests,
+                max_ejection_percent,
+                base_ejection,
+                max_ejection,
+            }
+        },
+    );
+    let balancing = prop_oneof![
+        Just(LoadBalancing::PeakEwma),
+        Just(LoadBalancing::LeastRequest),
+        Just(LoadBalancing::RoundRobin),
+        Just(LoadBalancing::ConsistentHash(HashKey::Source)),
+        "[a-z]{1,9}".prop_map(|name| LoadBalancing::ConsistentHash(HashKey::Header(name.parse().unwrap()))),
+        "[a-z]{1,9}".prop_map(|name| LoadBalancing::ConsistentHash(HashKey::Cookie(name))),
+    ];
+    let written = (retry, budget, breaker, balancing).prop_map(
+        |(retry, retry_budget, circuit_breaker, load_balancing)| Traffic {
+            retry,
+            retry_budget,
+            circuit_breaker,
+            load_balancing,
+        },
+    );
+    prop_oneof![Just(Traffic::default()), written]
 }
 
 fn service() -> impl Strategy<Value = Service> {
     let backend = (service_port(), vec(endpoint(), 0..3))
         .prop_map(|(name, endpoints)| Backend { name, endpoints: endpoints.into() });
-    (service_port(), protocol(), vec(backend, 0..3)).prop_flat_map(|(name, protocol, backends)| {
-        let known = backends.len();
-        let share =
-            (0..known.max(1), any::<u32>()).prop_map(|(backend, weight)| WeightedBackend { backend, weight });
-        let shares = vec(share, 0..if known == 0 { 1 } else { 3 });
-        let routes = vec((vec(http(), 0..2), shares, timeouts()), 1..3);
-        (Just(name), Just(protocol), Just(backends), routes).prop_map(|(name, protocol, backends, routes)| {
-            let routes =
-                routes.into_iter().map(|(matches, backends, timeouts)| Route { matches, backends, timeouts });
-            let mut routes: Vec<_> = routes.collect();
-            routes.last_mut().unwrap().matches.clear();
-            Service { name, protocol, routes, backends }
-        })
+    let routed =
+        (service_port(), protocol(), vec(backend, 0..3)).prop_flat_map(|(name, protocol, backends)| {
+            let known = backends.len();
+            let share = (0..known.max(1), any::<u32>())
+                .prop_map(|(backend, weight)| WeightedBackend { backend, weight });
+            let shares = vec(share, 0..if known == 0 { 1 } else { 3 });
+            let failover = vec(0..known.max(1), 0..if known == 0 { 1 } else { 3 });
+            let routes = vec((vec(http(), 0..2), shares, failover, timeouts()), 1..3);
+            (Just(name), Just(protocol), Just(backends), routes).prop_map(
+                |(name, protocol, backends, routes)| {
+                    let routes = routes.into_iter().map(|(matches, backends, failover, timeouts)| Route {
+                        matches,
+                        backends,
+                        failover,
+                        timeouts,
+                    });
+                    let mut routes: Vec<_> = routes.collect();
+                    routes.last_mut().unwrap().matches.clear();
+                    (name, protocol, routes, backends)
+                },
+            )
+        });
+    (routed, traffic()).prop_map(|((name, protocol, routes, backends), traffic)| Service {
+        name,
+        protocol,
+        routes,
+        backends,
+        traffic,
     })
 }
 
 pub(crate) fn destination() -> impl Strategy<Value = Destination> {
     prop_oneof![
         6 => service().prop_map(Destination::Service),
-        3 => (protocol(), endpoint(), timeouts())
-            .prop_map(|(protocol, endpoint, timeouts)| Destination::Pod { protocol, endpoint, timeouts }),
+        3 => (protocol(), endpoint(), timeouts(), traffic()).prop_map(|(protocol, endpoint, timeouts, traffic)| {
+            Destination::Pod { protocol, endpoint, timeouts, traffic }
+        }),
         1 => Just(Destination::Passthrough),
     ]
 }

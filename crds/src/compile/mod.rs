@@ -15,7 +15,8 @@ mod traffic;
 mod trust;
 
 use byrnie_model::{
-    Action, Enforcement, Mtls, ObjectName, Policy, Ports, Protocol, Rule, Source, Timeouts, TrustDomain,
+    Action, Enforcement, Limits, Mtls, ObjectName, Policy, Ports, Protocol, Rule, Source, Timeouts,
+    TrustDomain,
 };
 use kube::ResourceExt;
 
@@ -47,10 +48,16 @@ pub struct Compiled {
 }
 
 /// How calls are made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Traffic {
     /// Time limits.
     pub timeouts: Timeouts,
+    /// Retries, circuit breaking, balancing.
+    pub calls: byrnie_model::Traffic,
+    /// What the targets take at a time.
+    pub limits: Limits,
+    /// Services of the same namespace that serve where no endpoint of the target can, in order.
+    pub failover: Vec<String>,
     /// What is spoken, by container port.
     pub protocols: Vec<(u16, Protocol)>,
 }

@@ -65,7 +65,7 @@ fn the_policy_alone_lets_somebody_in() {
 
 #[test]
 fn a_fault_in_traffic_takes_nothing_from_access() {
-    let odd = compiled(edit(policy(), "/spec/traffic/retry", Some(json!({"attempts": 1}))));
+    let odd = compiled(edit(policy(), "/spec/traffic/retry", Some(json!({"attempts": 11}))));
     assert!(!odd.accepted() && odd.traffic.is_none() && odd.mtls.is_some());
     assert_eq!(odd.policy(Ports::All), compiled(policy()).policy(Ports::All));
 }

@@ -100,7 +100,21 @@ fn every_rule_of_a_policy_bites() {
             json!("x"),
             "Exact and Prefix need a value; Present has none",
         ),
-        ("/spec/traffic", json!({}), "at least one of timeouts and protocols is needed"),
+        (
+            "/spec/traffic",
+            json!({}),
+            "at least one of timeouts, retry, retryBudget, circuitBreaker, loadBalancing, limits, failover and protocols is needed",
+        ),
+        (
+            "/spec/traffic",
+            json!({"loadBalancing": {"algorithm": "ConsistentHash"}}),
+            "ConsistentHash has a hash, the others have none",
+        ),
+        (
+            "/spec/traffic",
+            json!({"loadBalancing": {"algorithm": "ConsistentHash", "hash": {}}}),
+            "a hash is exactly one of header, cookie and source",
+        ),
     ] {
         let object = edit(policy(), pointer, Some(value));
         assert_eq!(broken_rules(manifest::mesh_policy(), &object, None), [message], "{pointer}");

@@ -69,25 +69,37 @@ impl<'a> Making<'a> {
             }
             None => vec![(name.name.clone(), 1)],
         };
-        let (mut backends, mut weighted) = (Vec::new(), Vec::new());
-        for (backend, weight) in shares {
+        let (mut backends, mut weighted, mut failover) = (Vec::new(), Vec::new(), Vec::new());
+        let shares = shares.into_iter().map(|(backend, weight)| (backend, Some(weight)));
+        let others = traffic.failover.iter().map(|backend| (backend.clone(), None));
+        for (backend, weight) in shares.chain(others) {
             // Without this port it takes no part; its share goes to the others.
             let Some(service) = space.services.get(&backend).filter(|s| s.port(port.port).is_some()) else {
                 continue;
             };
-            let of = ObjectName::new(&name.namespace, backend);
-            let endpoints = self.endpoints(space, &of, service, port.port, ip.is_ipv4());
-            weighted.push(WeightedBackend { backend: backends.len(), weight });
-            backends.push(Backend {
-                name: PortName { service: of, port: port.port },
-                endpoints: endpoints.into(),
+            let of = PortName { service: ObjectName::new(&name.namespace, backend), port: port.port };
+            let known = backends.iter().position(|backend: &Backend| backend.name == of);
+            let backend = known.unwrap_or_else(|| {
+                let endpoints = self.endpoints(space, &of.service, service, port.port, ip.is_ipv4());
+                backends.push(Backend { name: of, endpoints: endpoints.into() });
+                backends.len() - 1
             });
+            match weight {
+                Some(weight) => weighted.push(WeightedBackend { backend, weight }),
+                None => failover.push(backend),
+            }
         }
         Some(Destination::Service(Called {
             name: PortName { service: name.clone(), port: port.port },
             protocol: spoken(&traffic, space, &name.name, service, port),
-            routes: vec![Route { matches: Vec::new(), backends: weighted, timeouts: traffic.timeouts }],
+            routes: vec![Route {
+                matches: Vec::new(),
+                backends: weighted,
+                failover,
+                timeouts: traffic.timeouts,
+            }],
             backends,
+            traffic: traffic.calls,
         }))
     }
 
@@ -114,6 +126,7 @@ impl<'a> Making<'a> {
                 zone: self.world.zone(&pod.node).to_owned(),
             },
             timeouts: traffic.timeouts,
+            traffic: traffic.calls,
         })
     }
 

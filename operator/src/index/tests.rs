@@ -316,7 +316,7 @@ fn a_backend_without_endpoints_is_there_without_them() {
 #[test]
 fn traffic_of_the_policy_in_charge_goes_with_calls() {
     let slow = "{traffic: {timeouts: {request: 60s}}}";
-    let fast = "{targetRefs: [{kind: Service, name: pay}], traffic: {timeouts: {request: 1s}, protocols: [{port: 8080, protocol: HTTP2}]}}";
+    let fast = "{targetRefs: [{kind: Service, name: pay}], traffic: {timeouts: {request: 1s}, retry: {attempts: 3}, limits: {concurrency: Adaptive}, protocols: [{port: 8080, protocol: HTTP2}]}}";
     let faster = "{targetRefs: [{kind: Service, name: pay}], traffic: {timeouts: {request: 2s}}}";
     let other = "{targetRefs: [{kind: Service, name: v1}], traffic: {timeouts: {idle: 3s}}}";
     let yaml = shop()
@@ -328,17 +328,32 @@ fn traffic_of_the_policy_in_charge_goes_with_calls() {
     let service = called(&world, "10.96.0.1:80");
     assert_eq!(service.routes[0].timeouts.request.unwrap().as_secs(), 1);
     assert_eq!(service.protocol, Protocol::Http2, "by the container port, though the Service names it");
+    assert_eq!(service.traffic.retry.attempts, 3);
+    assert!(of_pod(&world, "pay-1").limits.adaptive, "the limits are the pod's own");
     let generations = at(&world, "10.96.0.1:80").generations;
     let mut named: Vec<_> = generations.iter().map(|g| g.name.as_str()).collect();
     named.sort_unstable();
     assert_eq!(named, ["fast", "faster", "slow"]);
     match at(&world, "10.1.0.1:8080").destination {
-        Destination::Pod { protocol, timeouts, .. } => {
+        Destination::Pod { protocol, timeouts, traffic, .. } => {
             assert_eq!((protocol, timeouts.request.unwrap().as_secs()), (Protocol::Http2, 1));
+            assert_eq!(traffic.retry.attempts, 3);
         }
         other => panic!("{other:?}"),
     }
     assert_eq!(called(&world, "10.96.0.3:80").routes[0].timeouts.request.unwrap().as_secs(), 60);
+}
+
+#[test]
+fn others_serve_where_a_policy_says_so_if_they_have_the_port() {
+    let failover =
+        "{targetRefs: [{kind: Service, name: pay}], traffic: {failover: [{service: nobody}, {service: v1}]}}";
+    let world = world(&(shop() + &policy("spare", 0, failover)));
+    let service = called(&world, "10.96.0.1:80");
+    assert_eq!(shares(&service), [("pay", 1)]);
+    assert_eq!(service.routes[0].failover, [1]);
+    assert_eq!(service.backends[1].name.to_string(), "shop/v1:80");
+    assert!(!service.backends[1].endpoints.is_empty());
 }
 
 const NOBODY: &str = "authorization: {rules: [{sources: []}]}";

@@ -2,7 +2,7 @@
 //!
 //! Owns the reading of hyper's, h2's and rustls' errors, so that nobody else needs to.
 
-use std::{error::Error, io, rc::Rc};
+use std::{error::Error, io, rc::Rc, time::Duration};
 
 use http::Request;
 use rustls::AlertDescription;
@@ -50,6 +50,12 @@ pub enum Cause {
     /// The connection ended before the response began.
     #[error("the connection ended before the response began")]
     Reset(#[source] hyper::Error),
+    /// The endpoint's time for this one try is over.
+    #[error("the endpoint did not begin to answer within {0:?}")]
+    Late(Duration),
+    /// The request's time is over.
+    #[error("the request's time is over")]
+    Deadline,
 }
 
 impl SendError {

@@ -15,6 +15,7 @@ use super::file::{
     File, HeaderMatch, HeaderType, HttpMatch, Listener, PathType, Policy, Protocol, Rule, Service, Source,
     Timeouts,
 };
+use super::traffic;
 use crate::{listener, metrics::Direction, original_destination};
 
 /// What is wrong, and where.
@@ -34,7 +35,7 @@ pub(super) struct Compiled {
     pub(super) destinations: HashMap<SocketAddr, Arc<Destination>>,
 }
 
-type Result<T> = std::result::Result<T, Mistake>;
+pub(super) type Result<T> = std::result::Result<T, Mistake>;
 
 pub(super) fn compile(file: &File) -> Result<Compiled> {
     let mut services = HashMap::new();
@@ -88,33 +89,41 @@ fn service(spec: &Service, all: &[Service], at: &str) -> Result<model::Service> 
     let name = service_port(&spec.name, &format!("{at}.name"))?;
     let limits = timeouts(&spec.timeouts, &format!("{at}.timeouts"))?;
     let mut backends = vec![backend(spec, &format!("{at}.name"))?];
+    let mut other = |name: &str, at: &str| {
+        let Some(target) = all.iter().find(|s| s.name == name) else {
+            return wrong(at, format!("there is no service {name}"));
+        };
+        let target = backend(target, at)?;
+        Ok(backends.iter().position(|b| b.name == target.name).unwrap_or_else(|| {
+            backends.push(target);
+            backends.len() - 1
+        }))
+    };
+    let failover = each(&spec.failover, &format!("{at}.failover"), |name, at| other(name, at))?;
     let mut routes = Vec::new();
     for (index, route) in spec.routes.iter().enumerate() {
         let at = format!("{at}.routes[{index}]");
         let mut shares = Vec::new();
         for (index, share) in route.split.iter().enumerate() {
             let at = format!("{at}.split[{index}].service");
-            let Some(target) = all.iter().find(|s| s.name == share.service) else {
-                return wrong(&at, format!("there is no service {}", share.service));
-            };
-            let target = backend(target, &at)?;
-            let backend = backends.iter().position(|b| b.name == target.name).unwrap_or_else(|| {
-                backends.push(target);
-                backends.len() - 1
-            });
-            shares.push(model::WeightedBackend { backend, weight: share.weight });
+            shares
+                .push(model::WeightedBackend { backend: other(&share.service, &at)?, weight: share.weight });
         }
         let matches = each(&route.http, &format!("{at}.http"), http_match)?;
         let own = timeouts(&route.timeouts, &format!("{at}.timeouts"))?;
-        let timeouts =
-            model::Timeouts { request: own.request.or(limits.request), idle: own.idle.or(limits.idle) };
-        routes.push(model::Route { matches, backends: shares, timeouts });
+        let timeouts = model::Timeouts {
+            request: own.request.or(limits.request),
+            backend_request: own.backend_request.or(limits.backend_request),
+            idle: own.idle.or(limits.idle),
+        };
+        routes.push(model::Route { matches, backends: shares, failover: failover.clone(), timeouts });
     }
     if routes.last().is_none_or(|last| !last.matches.is_empty()) {
         let whole = vec![model::WeightedBackend { backend: 0, weight: 1 }];
-        routes.push(model::Route { matches: Vec::new(), backends: whole, timeouts: limits });
+        routes.push(model::Route { matches: Vec::new(), backends: whole, failover, timeouts: limits });
     }
-    Ok(model::Service { name, protocol: protocol(spec.protocol), routes, backends })
+    let traffic = traffic::compile(&spec.traffic, &format!("{at}.traffic"))?;
+    Ok(model::Service { name, protocol: protocol(spec.protocol), routes, backends, traffic })
 }
 
 fn backend(spec: &Service, at: &str) -> Result<model::Backend> {
@@ -143,6 +152,7 @@ fn workload(file: &File) -> Result<Workload> {
             policies,
         },
         protocols: file.inbound.protocols.iter().map(|p| (p.port, protocol(Some(p.protocol)))).collect(),
+        limits: traffic::limits(&file.inbound.limits, "inbound.limits")?,
     })
 }
 
@@ -232,7 +242,7 @@ fn header(spec: &HeaderMatch, at: &str) -> Result<model::HeaderMatch> {
     Ok(model::HeaderMatch { name, value })
 }
 
-fn each<S, T>(specs: &[S], at: &str, compile: impl Fn(&S, &str) -> Result<T>) -> Result<Vec<T>> {
+fn each<S, T>(specs: &[S], at: &str, mut compile: impl FnMut(&S, &str) -> Result<T>) -> Result<Vec<T>> {
     specs.iter().enumerate().map(|(index, spec)| compile(spec, &format!("{at}[{index}]"))).collect()
 }
 
@@ -274,11 +284,15 @@ fn timeouts(spec: &Timeouts, at: &str) -> Result<model::Timeouts> {
         Some(Some(limit)) => Ok(Some(limit)),
         Some(None) => wrong(&format!("{at}.{field}"), "is no duration: write 10s, 250ms, 1h30m"),
     };
-    Ok(model::Timeouts { request: limit(&spec.request, "request")?, idle: limit(&spec.idle, "idle")? })
+    Ok(model::Timeouts {
+        request: limit(&spec.request, "request")?,
+        backend_request: limit(&spec.backend_request, "backendRequest")?,
+        idle: limit(&spec.idle, "idle")?,
+    })
 }
 
 /// GEP-2257: up to four numbers with unit h, m, s or ms.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;
     for _ in 0..4 {
@@ -301,7 +315,7 @@ fn duration(text: &str) -> Option<Duration> {
     None
 }
 
-fn wrong<T>(at: &str, problem: impl Into<String>) -> Result<T> {
+pub(super) fn wrong<T>(at: &str, problem: impl Into<String>) -> Result<T> {
     Err(Mistake { at: at.to_owned(), problem: problem.into() })
 }
 

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 use byrnie_model::{Action, Enforcement, MtlsMode, SpiffeId, TrustDomain};
 use serde::Deserialize;
 
+use super::traffic;
 use crate::metrics::Direction;
 
 /// The whole file.
@@ -73,6 +74,10 @@ pub(super) struct Service {
     #[serde(default)]
     pub(super) timeouts: Timeouts,
     #[serde(default)]
+    pub(super) traffic: traffic::Spec,
+    #[serde(default)]
+    pub(super) failover: Vec<String>,
+    #[serde(default)]
     pub(super) endpoints: Vec<Endpoint>,
     #[serde(default)]
     pub(super) routes: Vec<Route>,
@@ -92,9 +97,10 @@ pub(super) enum Protocol {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Timeouts {
     pub(super) request: Option<String>,
+    pub(super) backend_request: Option<String>,
     pub(super) idle: Option<String>,
 }
 
@@ -135,6 +141,8 @@ pub(super) struct Inbound {
     pub(super) mtls: Mtls,
     #[serde(default)]
     pub(super) protocols: Vec<PortProtocol>,
+    #[serde(default)]
+    pub(super) limits: traffic::Limits,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -8,6 +8,7 @@ mod http2;
 mod limits;
 mod opaque;
 mod policy;
+mod resilience;
 mod rig;
 mod routing;
 mod trust;

@@ -147,7 +147,11 @@ async fn a_port_with_http_rules_refuses_what_is_not_http() {
     let mesh = Mesh::new(echo().await);
     let port = mesh.server_port();
     let inbound = allow("web", path("/"), Enforcement::Enforced);
-    mesh.server.workload(Workload { inbound, protocols: vec![(port, Protocol::Opaque)] });
+    mesh.server.workload(Workload {
+        inbound,
+        protocols: vec![(port, Protocol::Opaque)],
+        ..Workload::default()
+    });
     let answer = get(mesh.client.outbound, "/", "").await;
     assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("byrnie-reason: not-http"), "{answer}");
 }

@@ -9,7 +9,7 @@ use std::{
 use byrnie_identity::{Identity, KeyPair, Leaf, TrustBundle};
 use byrnie_model::{
     Backend, Destination, Endpoint, InboundPolicy, Mtls, MtlsMode, Protocol, Route, Service, ServicePort,
-    SpiffeId, Timeouts, TrustDomain, WeightedBackend, Workload,
+    SpiffeId, Timeouts, Traffic, TrustDomain, WeightedBackend, Workload,
 };
 use byrnie_proxy::{
     access_log::AccessLog,
@@ -17,7 +17,7 @@ use byrnie_proxy::{
     listener::Listener,
     metrics::{Direction, Metrics},
     original_destination::Source,
-    state::{Destinations, PodInfo, Shared},
+    state::{Destinations, LastTime, PodInfo, Shared},
     worker,
 };
 use rcgen::{
@@ -123,6 +123,7 @@ impl Proxy {
             metrics: Arc::new(Metrics::default()),
             log: AccessLog::off(),
             standings: Arc::default(),
+            given_up: LastTime::default(),
             drain: Drain::default(),
             pod: PodInfo::default(),
         });
@@ -221,6 +222,15 @@ pub(crate) fn service(
     backends: Vec<(&str, u32, Vec<Endpoint>)>,
     timeouts: Timeouts,
 ) -> Destination {
+    service_with(protocol, backends, timeouts, Traffic::default())
+}
+
+pub(crate) fn service_with(
+    protocol: Protocol,
+    backends: Vec<(&str, u32, Vec<Endpoint>)>,
+    timeouts: Timeouts,
+    traffic: Traffic,
+) -> Destination {
     let weights = backends
         .iter()
         .enumerate()
@@ -231,7 +241,8 @@ pub(crate) fn service(
         endpoints: endpoints.into(),
     });
     let name = ServicePort::new("shop", "api", 80);
-    Destination::Service(Service { name, protocol, routes: vec![route], backends: backends.collect() })
+    let backends = backends.collect();
+    Destination::Service(Service { name, protocol, routes: vec![route], backends, traffic })
 }
 
 /// An address on which nobody listens, and that nobody else will be given until the process ends.

@@ -259,7 +259,7 @@ async fn a_request_has_a_deadline() {
     })
     .await;
     let mesh = Mesh::new(app);
-    let timeouts = Timeouts { request: Some(Duration::from_millis(300)), idle: None };
+    let timeouts = Timeouts { request: Some(Duration::from_millis(300)), ..Timeouts::default() };
     mesh.route(service(
         Protocol::Detect,
         vec![("api", 1, vec![meshed(mesh.server.inbound, "api")])],

@@ -194,15 +194,20 @@ fn service_port(name: &model::ServicePort) -> v1::ServicePort {
 }
 
 fn route(route: &model::Route) -> v1::Route {
-    let backends = route.backends.iter().map(|share| v1::WeightedBackend {
-        backend: u32::try_from(share.backend).unwrap_or(u32::MAX), // out of range, and so refused
-        weight: share.weight,
-    });
+    // what is out of range is refused
+    let index = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+    let indices = |list: &[usize]| list.iter().copied().map(index).collect();
+    let backends = route
+        .backends
+        .iter()
+        .map(|share| v1::WeightedBackend { backend: index(share.backend), weight: share.weight });
     v1::Route {
         matches: route.matches.iter().map(http_match).collect(),
         backends: backends.collect(),
         timeouts: Some(timeouts(route.timeouts)),
-        failover: route.failover.iter().map(|at| u32::try_from(*at).unwrap_or(u32::MAX)).collect(),
+        failover: indices(&route.failover),
+        overrides: indices(&route.overrides),
+        faults: traffic::faults(route.faults),
     }
 }
 

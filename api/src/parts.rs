@@ -48,7 +48,7 @@ fn http_match(http: &v1::HttpMatch) -> u64 {
 }
 
 fn route(route: &v1::Route) -> u64 {
-    let v1::Route { matches, backends, timeouts: limits, failover: _ } = route;
+    let v1::Route { matches, backends, timeouts: limits, failover: _, overrides: _, faults: _ } = route;
     1 + sum(matches, http_match) + len(backends) + timeouts(limits.as_ref())
 }
 

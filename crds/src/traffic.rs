@@ -13,8 +13,8 @@ use crate::{duration, schema};
 /// How calls are made.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("has(self.timeouts) || has(self.retry) || has(self.retryBudget) || has(self.circuitBreaker) || has(self.loadBalancing) || has(self.limits) || has(self.failover) || has(self.protocols)")
-    .message("at least one of timeouts, retry, retryBudget, circuitBreaker, loadBalancing, limits, failover and protocols is needed"))]
+#[x_kube(validation = Rule::new("has(self.timeouts) || has(self.retry) || has(self.retryBudget) || has(self.circuitBreaker) || has(self.loadBalancing) || has(self.limits) || has(self.failover) || has(self.overrides) || has(self.faults) || has(self.protocols)")
+    .message("at least one of timeouts, retry, retryBudget, circuitBreaker, loadBalancing, limits, failover, overrides, faults and protocols is needed"))]
 pub struct TrafficSpec {
     /// Time limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,7 +38,15 @@ pub struct TrafficSpec {
     /// called port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
-    pub failover: Vec<FailoverSpec>,
+    pub failover: Vec<OtherService>,
+    /// Other Services of the namespace that a request may ask for, by `baggage: byrnie-route=NAMESPACE/SERVICE:OTHER`. They
+    /// need the called port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub overrides: Vec<OtherService>,
+    /// What is done to requests on purpose, to see what becomes of their callers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub faults: Option<FaultsSpec>,
     /// What is spoken on ports that do not say so themselves (appProtocol, port name).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -193,14 +201,54 @@ pub struct HashSpec {
     pub source: Option<bool>,
 }
 
-/// Who takes calls instead.
+/// Who takes calls instead, or may.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(inline)]
-pub struct FailoverSpec {
+pub struct OtherService {
     /// Name of the Service.
     #[schemars(length(min = 1, max = 63))]
     pub service: String,
+}
+
+/// What is done to requests on purpose. Each is decided by chance for each request.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.delay) || has(self.abort)")
+    .message("at least one of delay and abort is needed"))]
+pub struct FaultsSpec {
+    /// Sent later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<DelaySpec>,
+    /// Answered instead of being sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abort: Option<AbortSpec>,
+}
+
+/// Requests that are sent later.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(inline)]
+pub struct DelaySpec {
+    /// Percent of the requests.
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: u32,
+    /// By how much.
+    #[schemars(length(max = 24), regex(pattern = duration::PATTERN))]
+    pub time: String,
+}
+
+/// Requests that are answered instead of being sent.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(inline)]
+pub struct AbortSpec {
+    /// Percent of the requests.
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: u32,
+    /// With which status of HTTP. Callers of gRPC get the code that belongs to it.
+    #[schemars(range(min = 200, max = 599))]
+    pub status: u16,
 }
 
 /// What one pod takes, on each of its ports.

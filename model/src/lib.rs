@@ -21,4 +21,4 @@ pub use route::{
     Backend, Destination, Endpoint, Protocol, Route, Service, Timeouts, WeightedBackend, Workload,
 };
 pub use spiffe::{SpiffeId, TrustDomain};
-pub use traffic::{CircuitBreaker, HashKey, Limits, LoadBalancing, Retry, RetryBudget, Traffic};
+pub use traffic::{CircuitBreaker, Faults, HashKey, Limits, LoadBalancing, Retry, RetryBudget, Traffic};

@@ -12,7 +12,7 @@ use crate::{
     evaluate::{HttpRequest, matches_http},
     names::ServicePort,
     spiffe::SpiffeId,
-    traffic::{Limits, Traffic},
+    traffic::{Faults, Limits, Traffic},
 };
 
 /// What an application's connection to one address and port means.
@@ -75,6 +75,10 @@ pub struct Route {
     pub backends: Vec<WeightedBackend>,
     /// Indices into [`Service::backends`]: the first of them that can serve does, where no share can.
     pub failover: Vec<usize>,
+    /// Indices into [`Service::backends`]: those that a request may ask for by name.
+    pub overrides: Vec<usize>,
+    /// What is done to requests on purpose.
+    pub faults: Faults,
     /// Time limits.
     pub timeouts: Timeouts,
 }

@@ -99,6 +99,15 @@ pub struct Limits {
     pub burst: u32,
 }
 
+/// What is done to requests on purpose, to see what becomes of their callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Faults {
+    /// Percent of the requests that are sent later, and by how much.
+    pub delay: Option<(u32, Duration)>,
+    /// Percent of the requests that are answered with a status instead of being sent, 200 to 599.
+    pub abort: Option<(u32, u16)>,
+}
+
 impl Default for Retry {
     /// RFC 9110 section 9.2.2 names the methods of which twice is the same as once.
     fn default() -> Self {

@@ -10,11 +10,14 @@ use std::{
     time::Duration,
 };
 
-use byrnie_model::{self as model, HashKey, HttpRequest, LoadBalancing, Protocol, Route, Timeouts};
+use byrnie_model::{
+    self as model, Faults, HashKey, HttpRequest, LoadBalancing, Protocol, Route, Service, Timeouts,
+};
 use http::{HeaderMap, header};
 use tokio::time::Instant;
 
 use crate::{
+    baggage,
     balance::Balancer,
     hash,
     metrics::{DestinationMetrics, Direction, label},
@@ -58,6 +61,17 @@ pub struct Backend {
     pub balancer: Rc<Balancer>,
     /// Counters of the backend.
     pub metrics: DestinationMetrics,
+}
+
+/// Where a request goes, and what its route says about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen<'a> {
+    /// The backend.
+    pub backend: &'a Backend,
+    /// Time limits.
+    pub timeouts: Timeouts,
+    /// What is done to it on purpose.
+    pub faults: Faults,
 }
 
 impl Destination {
@@ -188,30 +202,53 @@ impl Resolved {
     }
 
     /// The backend for one request, or for one connection that is not HTTP.
-    pub fn choose(&self, http: Option<&HttpRequest<'_>>) -> Result<(&Backend, Timeouts), Reject> {
+    pub fn choose(&self, http: Option<&HttpRequest<'_>>) -> Result<Chosen<'_>, Reject> {
         let service = match &*self.model {
             model::Destination::Service(service) => service,
-            model::Destination::Pod { timeouts, .. } => return Ok((&self.backends[0], *timeouts)),
+            model::Destination::Pod { timeouts, .. } => {
+                return Ok(Chosen {
+                    backend: &self.backends[0],
+                    timeouts: *timeouts,
+                    faults: Faults::default(),
+                });
+            }
             model::Destination::Passthrough => return Err(reject::NO_ENDPOINTS),
         };
-        let route: Option<&Route> = match http {
+        let route = match http {
             Some(request) => service.route(request),
             None => service.opaque_route(),
         };
         let route = route.ok_or(reject::NO_ROUTE)?;
-        let usable = |index: usize| self.backends.get(index).is_some_and(|b| !b.balancer.is_empty());
-        let index = match route.failover.as_slice() {
-            [] => route.choose(fastrand::u64(..), usable),
-            others => {
-                let serving = |index: usize| usable(index) && self.backends[index].balancer.can_serve();
-                let other = || others.iter().copied().find(|index| serving(*index));
-                // where nobody serves it is the Service's own endpoints that say so
-                let chosen = route.choose(fastrand::u64(..), serving).or_else(other);
-                chosen.or_else(|| route.choose(fastrand::u64(..), usable))
-            }
-        };
-        let index = index.ok_or(reject::NO_ENDPOINTS)?;
-        Ok((&self.backends[index], route.timeouts))
+        let index = self.asked_for(service, route, http).or_else(|| self.next(route));
+        let backend = &self.backends[index.ok_or(reject::NO_ENDPOINTS)?];
+        Ok(Chosen { backend, timeouts: route.timeouts, faults: route.faults })
+    }
+
+    /// What the request itself asks for, where the policy lets it.
+    fn asked_for(&self, service: &Service, route: &Route, http: Option<&HttpRequest<'_>>) -> Option<usize> {
+        if route.overrides.is_empty() {
+            return None;
+        }
+        let other = baggage::asked_for(http?.headers, &service.name.service)?;
+        let named = |index: &usize| service.backends[*index].name.service.name == other;
+        route.overrides.iter().copied().find(named).filter(|index| self.is_usable(*index))
+    }
+
+    /// By weight, or who takes over.
+    fn next(&self, route: &Route) -> Option<usize> {
+        let by_weight = |usable: &dyn Fn(usize) -> bool| route.choose(fastrand::u64(..), usable);
+        let usable = |index: usize| self.is_usable(index);
+        if route.failover.is_empty() {
+            return by_weight(&usable);
+        }
+        let serves = |index: usize| usable(index) && self.backends[index].balancer.can_serve();
+        let other = || route.failover.iter().copied().find(|index| serves(*index));
+        // where nobody serves it is the Service's own endpoints that say so
+        by_weight(&serves).or_else(other).or_else(|| by_weight(&usable))
+    }
+
+    fn is_usable(&self, index: usize) -> bool {
+        self.backends.get(index).is_some_and(|backend| !backend.balancer.is_empty())
     }
 }
 

@@ -110,6 +110,11 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Asked {
     Asked { websocket: upgrade && only_websocket, trailers }
 }
 
+/// Whether there is a name that only proxies may set.
+pub fn has_reserved(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| is_reserved(name.as_str()))
+}
+
 /// Removes the names that only proxies may set.
 pub fn strip_reserved(headers: &mut HeaderMap) {
     while let Some(name) = headers.keys().find(|name| is_reserved(name.as_str())).cloned() {

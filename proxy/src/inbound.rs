@@ -24,10 +24,10 @@ use tokio::{
 
 use crate::{
     activity::{ARRIVAL, Activity, Ends},
-    authorize,
+    authorize, baggage,
     balance::Balancer,
     body::ProxyBody,
-    client_hello, deadline,
+    client_hello,
     detect::{self, Peeked, Spoken},
     dial,
     drain::InFlight,
@@ -42,9 +42,9 @@ use crate::{
     outbound::spoken,
     passage::Passage,
     pool::Pool,
-    priority,
     reject::{self, Reject},
     retry::Endpoints,
+    said,
     state::Shared,
     stream::Stream,
     template::is_grpc,
@@ -329,24 +329,22 @@ impl Inbound {
         let caller = self.peer.as_ref();
         let authorized =
             authorize::request(&front.worker.shared, port, caller, &request, &mut exchange).await;
-        let critical = priority::is_critical(request.headers());
-        match authorized.and_then(|limits| self.app.limiter.admit(&limits, critical)) {
+        let version = request.version();
+        let fields = request.headers_mut();
+        let asked = headers::strip_hop_by_hop(fields);
+        let said = said::take(fields, version);
+        match authorized.and_then(|limits| self.app.limiter.admit(&limits, said.critical)) {
             Ok(permit) => exchange.set_permit(permit),
             Err(reject) => return Err((reject, exchange)),
         }
-        let told = deadline::told(request.headers());
-        let fields = request.headers_mut();
-        let asked = headers::strip_hop_by_hop(fields);
-        headers::strip_reserved(fields);
-        if let Some(id) = &self.client_id {
-            fields.insert(headers::CLIENT_ID, id.clone());
-        }
-        if critical {
-            priority::set_critical(fields);
+        said.tell(fields);
+        match &self.client_id {
+            Some(id) => _ = fields.insert(headers::CLIENT_ID, id.clone()),
+            None => baggage::strip(fields),
         }
         let began = exchange.started();
         let endpoints = Endpoints { balancer: &self.app.balancer, again: None, destination: None, key: None };
-        let way = Way { endpoints, timeouts: Timeouts::default(), told, asked };
+        let way = Way { endpoints, timeouts: Timeouts::default(), told: said.timeout, asked };
         let mut response = forward(front, way, request, exchange)
             .await
             .map_err(|(reject, exchange)| (of_app(reject), exchange))?;

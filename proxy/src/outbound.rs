@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, rc::Rc};
 
 use byrnie_identity::Alpn;
-use byrnie_model::{Protocol, Timeouts};
+use byrnie_model::{Faults, Protocol};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
@@ -15,12 +15,12 @@ use crate::{
     balance::Pending,
     body::ProxyBody,
     breaker::Fault,
-    deadline,
-    destination::{Backend, Destination, Resolved},
+    destination::{Chosen, Destination, Resolved},
     detect::{self, Peeked, Spoken},
     dial::{self, DialError, dial},
     drain::InFlight,
     exchange::Exchange,
+    faults,
     forward::{Way, forward},
     front_door, headers,
     http_proxy::{self, Front, Handler},
@@ -28,8 +28,8 @@ use crate::{
     opaque::copy,
     original_destination::Source,
     passage::Passage,
-    priority,
     reject::{self, Reject},
+    said,
     stream::Stream,
     template::is_grpc,
     worker::Worker,
@@ -143,25 +143,28 @@ impl Outbound {
         if let Err(reject) = front_door::admit(&mut *request, || front.destination.to_string()) {
             return Err((reject, exchange));
         }
-        let told = deadline::told(request.headers());
         let asked = headers::strip_hop_by_hop(request.headers_mut());
-        let critical = priority::is_critical(request.headers());
-        headers::strip_reserved(request.headers_mut());
-        if critical {
-            priority::set_critical(request.headers_mut());
-        }
+        let version = request.version();
+        let said = said::take(request.headers_mut(), version);
+        said.tell(request.headers_mut());
         let Some(resolved) = self.destination.resolve(&front.worker).await else {
             return Err((reject::DISCOVERY_TIMEOUT, exchange));
         };
         exchange.set_metrics(&resolved.metrics);
-        let (backend, timeouts) = match resolved.choose(Some(&front_door::view(&request))) {
-            Ok(choice) => choice,
+        let Chosen { backend, timeouts, faults } = match resolved.choose(Some(&front_door::view(&request))) {
+            Ok(chosen) => chosen,
             Err(reject) => return Err((reject, exchange)),
         };
         exchange.set_metrics(&backend.metrics);
+        if faults != Faults::default() {
+            // boxed: few requests need it
+            if let Err(reject) = Box::pin(faults::inject(faults)).await {
+                return Err((reject, exchange));
+            }
+        }
         let key = resolved.key(Some(&front_door::view(&request)), front.client.ip());
         let endpoints = self.destination.endpoints(&resolved, backend, key);
-        let way = Way { endpoints, timeouts, told, asked };
+        let way = Way { endpoints, timeouts, told: said.timeout, asked };
         forward(front, way, request, exchange).await
     }
 }
@@ -209,8 +212,7 @@ impl Opaque {
     }
 
     async fn connect(&self, resolved: &Resolved, passage: &mut Passage) -> Connected {
-        let (backend, timeouts): (&Backend, Timeouts) =
-            resolved.choose(None).map_err(|reject| reject.reason)?;
+        let Chosen { backend, timeouts, .. } = resolved.choose(None).map_err(|reject| reject.reason)?;
         let endpoints = self.destination.endpoints(resolved, backend, resolved.key(None, self.client.ip()));
         let mut tried = Vec::new();
         let mut reason = reject::NO_HEALTHY_ENDPOINTS.reason;

@@ -98,6 +98,7 @@ pub const REQUEST_TIMEOUT: Reject =
     reject(StatusCode::GATEWAY_TIMEOUT, "request-timeout", "the response did not arrive in time");
 pub const BACKEND_TIMEOUT: Reject =
     reject(StatusCode::GATEWAY_TIMEOUT, "backend-timeout", "no endpoint that was asked answered in time");
+pub const FAULT: Reject = reject(UNAVAILABLE, "fault-injected", "a policy has some requests fail on purpose");
 pub const OVERLOADED: Reject = Reject {
     retry: Some(BUSY),
     ..reject(UNAVAILABLE, "overloaded", "the application has more to do than it can; try again later")

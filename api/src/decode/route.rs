@@ -4,7 +4,12 @@ use std::time::Duration;
 
 use byrnie_model::{Backend, Destination, Endpoint, Route, Service, Timeouts, WeightedBackend};
 
-use super::{At, DecodeError, policy::http_match, protocol, service_port, socket_address, traffic::traffic};
+use super::{
+    At, DecodeError,
+    policy::http_match,
+    protocol, service_port, socket_address,
+    traffic::{faults, traffic},
+};
 use crate::v1;
 
 pub(super) fn destination(
@@ -56,6 +61,8 @@ fn route(at: At<'_>, message: v1::Route, known: usize) -> Result<Route, DecodeEr
         matches: at.field("matches").each(message.matches, http_match)?,
         backends,
         failover: at.field("failover").each(message.failover, backend)?,
+        overrides: at.field("overrides").each(message.overrides, backend)?,
+        faults: faults(at.field("faults"), message.faults)?,
         timeouts: timeouts(at.field("timeouts"), message.timeouts)?,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use byrnie_model::{CircuitBreaker, HashKey, Limits, LoadBalancing, Retry, RetryBudget, Traffic};
+use byrnie_model::{CircuitBreaker, Faults, HashKey, Limits, LoadBalancing, Retry, RetryBudget, Traffic};
 
 use super::{At, DecodeError};
 use crate::v1;
@@ -31,6 +31,23 @@ pub(super) fn limits(at: At<'_>, message: Option<v1::Limits>) -> Result<Limits, 
         return at.fail("a rate of 0 lets nobody in; to refuse everybody is the business of policies");
     }
     Ok(Limits { adaptive, requests_per_second, burst })
+}
+
+/// Absent: there are none.
+pub(super) fn faults(at: At<'_>, message: Option<v1::Faults>) -> Result<Faults, DecodeError> {
+    let v1::Faults { delay, abort } = message.unwrap_or_default();
+    let delay = delay.map(|v1::Delay { percent, time_ms }| {
+        let at = at.field("delay");
+        Ok((percentage(at, percent)?, time(at, time_ms)?))
+    });
+    let abort = abort.map(|v1::Abort { percent, status }| {
+        let at = at.field("abort");
+        match u16::try_from(status) {
+            Ok(status @ 200..600) => Ok((percentage(at, percent)?, status)),
+            _ => at.fail(format!("{status} is not one of 200 to 599")),
+        }
+    });
+    Ok(Faults { delay: delay.transpose()?, abort: abort.transpose()? })
 }
 
 fn retry(at: At<'_>, message: Option<v1::Retry>) -> Result<Retry, DecodeError> {

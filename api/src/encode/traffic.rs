@@ -24,6 +24,14 @@ pub(super) fn limits(limits: model::Limits) -> Option<v1::Limits> {
     (limits != model::Limits::default()).then_some(v1::Limits { adaptive, requests_per_second, burst })
 }
 
+/// `None`: there are none.
+pub(super) fn faults(faults: model::Faults) -> Option<v1::Faults> {
+    (faults != model::Faults::default()).then(|| v1::Faults {
+        delay: faults.delay.map(|(percent, time)| v1::Delay { percent, time_ms: millis(time) }),
+        abort: faults.abort.map(|(percent, status)| v1::Abort { percent, status: status.into() }),
+    })
+}
+
 fn retry(retry: &model::Retry) -> v1::Retry {
     v1::Retry {
         attempts: retry.attempts,

@@ -2,9 +2,9 @@
 
 use byrnie_api::{decode, encode, parts, v1};
 use byrnie_model::{
-    Action, Backend, Destination, Endpoint, Enforcement, HeaderMatch, HttpMatch, InboundPolicy, Limits, Mtls,
-    MtlsMode, ObjectName, PathMatch, Policy, Ports, Protocol, Route, Rule, Service, ServicePort, Source,
-    Timeouts, Traffic, ValueMatch, WeightedBackend, Workload,
+    Action, Backend, Destination, Endpoint, Enforcement, Faults, HeaderMatch, HttpMatch, InboundPolicy,
+    Limits, Mtls, MtlsMode, ObjectName, PathMatch, Policy, Ports, Protocol, Route, Rule, Service,
+    ServicePort, Source, Timeouts, Traffic, ValueMatch, WeightedBackend, Workload,
 };
 
 fn workload() -> v1::Workload {
@@ -50,6 +50,8 @@ fn destination() -> v1::Destination {
         matches: vec![],
         backends: vec![WeightedBackend { backend: 0, weight: 1 }],
         failover: vec![0],
+        overrides: vec![0],
+        faults: Faults::default(),
         timeouts: Timeouts::default(),
     };
     let backends = vec![Backend { name: name.clone(), endpoints: [endpoint].into() }];

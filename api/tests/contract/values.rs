@@ -4,10 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use byrnie_api::Trust;
 use byrnie_model::{
-    Action, Backend, CircuitBreaker, Destination, Endpoint, Enforcement, HashKey, HeaderMatch, HttpMatch,
-    InboundPolicy, Limits, LoadBalancing, Mtls, MtlsMode, ObjectName, PathMatch, Policy, Ports, Protocol,
-    Retry, RetryBudget, Route, Rule, Service, ServicePort, Source, SpiffeId, Timeouts, Traffic, TrustDomain,
-    ValueMatch, WeightedBackend, Workload,
+    Action, Backend, CircuitBreaker, Destination, Endpoint, Enforcement, Faults, HashKey, HeaderMatch,
+    HttpMatch, InboundPolicy, Limits, LoadBalancing, Mtls, MtlsMode, ObjectName, PathMatch, Policy, Ports,
+    Protocol, Retry, RetryBudget, Route, Rule, Service, ServicePort, Source, SpiffeId, Timeouts, Traffic,
+    TrustDomain, ValueMatch, WeightedBackend, Workload,
 };
 use http::HeaderName;
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -147,6 +147,11 @@ fn timeouts() -> impl Strategy<Value = Timeouts> {
     })
 }
 
+fn faults() -> impl Strategy<Value = Faults> {
+    let delay = option::of((0..=100u32, (1..=u64::MAX).prop_map(Duration::from_millis)));
+    (delay, option::of((0..=100u32, 200..600u16))).prop_map(|(delay, abort)| Faults { delay, abort })
+}
+
 fn limits() -> impl Strategy<Value = Limits> {
     let rate = option::of(1..=u32::MAX);
     (any::<bool>(), rate, 1..=u32::MAX).prop_map(|(adaptive, requests_per_second, burst)| Limits {
@@ -216,16 +221,20 @@ fn service() -> impl Strategy<Value = Service> {
             let share = (0..known.max(1), any::<u32>())
                 .prop_map(|(backend, weight)| WeightedBackend { backend, weight });
             let shares = vec(share, 0..if known == 0 { 1 } else { 3 });
-            let failover = vec(0..known.max(1), 0..if known == 0 { 1 } else { 3 });
-            let routes = vec((vec(http(), 0..2), shares, failover, timeouts()), 1..3);
+            let others = || vec(0..known.max(1), 0..if known == 0 { 1 } else { 3 });
+            let routes = vec((vec(http(), 0..2), shares, (others(), others()), faults(), timeouts()), 1..3);
             (Just(name), Just(protocol), Just(backends), routes).prop_map(
                 |(name, protocol, backends, routes)| {
-                    let routes = routes.into_iter().map(|(matches, backends, failover, timeouts)| Route {
-                        matches,
-                        backends,
-                        failover,
-                        timeouts,
-                    });
+                    let routes = routes.into_iter().map(
+                        |(matches, backends, (failover, overrides), faults, timeouts)| Route {
+                            matches,
+                            backends,
+                            failover,
+                            overrides,
+                            faults,
+                            timeouts,
+                        },
+                    );
                     let mut routes: Vec<_> = routes.collect();
                     routes.last_mut().unwrap().matches.clear();
                     (name, protocol, routes, backends)

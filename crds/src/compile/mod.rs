@@ -15,7 +15,7 @@ mod traffic;
 mod trust;
 
 use byrnie_model::{
-    Action, Enforcement, Limits, Mtls, ObjectName, Policy, Ports, Protocol, Rule, Source, Timeouts,
+    Action, Enforcement, Faults, Limits, Mtls, ObjectName, Policy, Ports, Protocol, Rule, Source, Timeouts,
     TrustDomain,
 };
 use kube::ResourceExt;
@@ -58,6 +58,10 @@ pub struct Traffic {
     pub limits: Limits,
     /// Services of the same namespace that serve where no endpoint of the target can, in order.
     pub failover: Vec<String>,
+    /// Services of the same namespace that a request may ask for instead.
+    pub overrides: Vec<String>,
+    /// What is done to requests on purpose.
+    pub faults: Faults,
     /// What is spoken, by container port.
     pub protocols: Vec<(u16, Protocol)>,
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use byrnie_model::{
-    CircuitBreaker, HashKey, Limits, LoadBalancing, Mtls, Protocol, Retry, RetryBudget, Timeouts,
+    CircuitBreaker, Faults, HashKey, Limits, LoadBalancing, Mtls, Protocol, Retry, RetryBudget, Timeouts,
     spiffe::is_dns_label, traffic::grpc_code,
 };
 use http::{HeaderName, Method};
@@ -14,8 +14,8 @@ use crate::{
     meshpolicy::MtlsSpec,
     problem::Findings,
     traffic::{
-        Algorithm, AppProtocol, CircuitBreakerSpec, Concurrency, FailoverSpec, HashSpec, LimitsSpec,
-        LoadBalancingSpec, RetrySpec, TrafficSpec,
+        Algorithm, AppProtocol, CircuitBreakerSpec, Concurrency, FaultsSpec, HashSpec, LimitsSpec,
+        LoadBalancingSpec, OtherService, RetrySpec, TrafficSpec,
     },
 };
 
@@ -29,8 +29,7 @@ pub(super) fn mtls(spec: &MtlsSpec, findings: &mut Findings) -> Option<Mtls> {
 /// `None`: not understood.
 pub(super) fn compile(spec: &TrafficSpec, findings: &mut Findings) -> Option<Traffic> {
     if *spec == TrafficSpec::default() {
-        let fields =
-            "timeouts, retry, retryBudget, circuitBreaker, loadBalancing, limits, failover and protocols";
+        let fields = "timeouts, retry, retryBudget, circuitBreaker, loadBalancing, limits, failover, overrides, faults and protocols";
         return problem("spec.traffic", format!("needs at least one of {fields}"), findings);
     }
     let timeouts = spec.timeouts.clone().unwrap_or_default();
@@ -44,7 +43,9 @@ pub(super) fn compile(spec: &TrafficSpec, findings: &mut Findings) -> Option<Tra
     let balancing = spec.load_balancing.as_ref();
     let balancing = balancing.map_or(Some(LoadBalancing::default()), |spec| load_balancing(spec, findings));
     let limits = spec.limits.as_ref().map_or(Some(Limits::default()), |spec| limits(spec, findings));
-    let failover = failover(&spec.failover, findings);
+    let failover = services(&spec.failover, "spec.traffic.failover", findings);
+    let overrides = services(&spec.overrides, "spec.traffic.overrides", findings);
+    let faults = spec.faults.as_ref().map_or(Some(Faults::default()), |spec| faults(spec, findings));
     let ports: Vec<u16> = spec.protocols.iter().map(|p| p.port).collect();
     unique(&ports, "spec.traffic.protocols", "port", findings)?;
     let default = RetryBudget::default();
@@ -66,6 +67,8 @@ pub(super) fn compile(spec: &TrafficSpec, findings: &mut Findings) -> Option<Tra
         },
         limits: limits?,
         failover: failover?,
+        overrides: overrides?,
+        faults: faults?,
         protocols: spec.protocols.iter().map(|p| (p.port, p.protocol.into())).collect(),
     })
 }
@@ -131,9 +134,9 @@ fn load_balancing(spec: &LoadBalancingSpec, findings: &mut Findings) -> Option<L
     }
 }
 
-fn failover(spec: &[FailoverSpec], findings: &mut Findings) -> Option<Vec<String>> {
+fn services(spec: &[OtherService], path: &str, findings: &mut Findings) -> Option<Vec<String>> {
     let services = all(spec.iter().enumerate().map(|(i, other)| {
-        let path = format!("spec.traffic.failover[{i}].service");
+        let path = format!("{path}[{i}].service");
         let message = "must be the name of a Service in this namespace: 1 to 63 of a-z, 0-9 and '-'";
         if is_dns_label(&other.service) {
             Some(other.service.clone())
@@ -141,8 +144,17 @@ fn failover(spec: &[FailoverSpec], findings: &mut Findings) -> Option<Vec<String
             problem(&path, message, findings)
         }
     }));
-    unique(spec, "spec.traffic.failover", "Service", findings)?;
+    unique(spec, path, "Service", findings)?;
     services
+}
+
+fn faults(spec: &FaultsSpec, findings: &mut Findings) -> Option<Faults> {
+    let path = "spec.traffic.faults.delay.time";
+    let delay = match &spec.delay {
+        Some(delay) => Some((delay.percent, positive(Some(&delay.time), Duration::ZERO, path, findings)?)),
+        None => None,
+    };
+    Some(Faults { delay, abort: spec.abort.as_ref().map(|abort| (abort.percent, abort.status)) })
 }
 
 fn limits(spec: &LimitsSpec, findings: &mut Findings) -> Option<Limits> {

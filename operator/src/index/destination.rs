@@ -49,6 +49,13 @@ pub fn destination(world: &World, address: SocketAddr) -> Snapshot {
     }
 }
 
+/// What a Service does for the calls to another one.
+enum Part {
+    Share(u32),
+    Failover,
+    Override,
+}
+
 /// A snapshot on its way.
 struct Making<'a> {
     world: &'a World,
@@ -69,10 +76,12 @@ impl<'a> Making<'a> {
             }
             None => vec![(name.name.clone(), 1)],
         };
-        let (mut backends, mut weighted, mut failover) = (Vec::new(), Vec::new(), Vec::new());
-        let shares = shares.into_iter().map(|(backend, weight)| (backend, Some(weight)));
-        let others = traffic.failover.iter().map(|backend| (backend.clone(), None));
-        for (backend, weight) in shares.chain(others) {
+        let mut route = Route { timeouts: traffic.timeouts, faults: traffic.faults, ..Route::default() };
+        let mut backends = Vec::new();
+        let shares = shares.into_iter().map(|(backend, weight)| (backend, Part::Share(weight)));
+        let failover = traffic.failover.iter().map(|backend| (backend.clone(), Part::Failover));
+        let overrides = traffic.overrides.iter().map(|backend| (backend.clone(), Part::Override));
+        for (backend, part) in shares.chain(failover).chain(overrides) {
             // Without this port it takes no part; its share goes to the others.
             let Some(service) = space.services.get(&backend).filter(|s| s.port(port.port).is_some()) else {
                 continue;
@@ -84,20 +93,16 @@ impl<'a> Making<'a> {
                 backends.push(Backend { name: of, endpoints: endpoints.into() });
                 backends.len() - 1
             });
-            match weight {
-                Some(weight) => weighted.push(WeightedBackend { backend, weight }),
-                None => failover.push(backend),
+            match part {
+                Part::Share(weight) => route.backends.push(WeightedBackend { backend, weight }),
+                Part::Failover => route.failover.push(backend),
+                Part::Override => route.overrides.push(backend),
             }
         }
         Some(Destination::Service(Called {
             name: PortName { service: name.clone(), port: port.port },
             protocol: spoken(&traffic, space, &name.name, service, port),
-            routes: vec![Route {
-                matches: Vec::new(),
-                backends: weighted,
-                failover,
-                timeouts: traffic.timeouts,
-            }],
+            routes: vec![route],
             backends,
             traffic: traffic.calls,
         }))

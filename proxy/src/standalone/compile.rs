@@ -99,7 +99,12 @@ fn service(spec: &Service, all: &[Service], at: &str) -> Result<model::Service> 
             backends.len() - 1
         }))
     };
-    let failover = each(&spec.failover, &format!("{at}.failover"), |name, at| other(name, at))?;
+    let common = model::Route {
+        failover: each(&spec.failover, &format!("{at}.failover"), |name, at| other(name, at))?,
+        overrides: each(&spec.overrides, &format!("{at}.overrides"), |name, at| other(name, at))?,
+        faults: traffic::faults(&spec.faults, &format!("{at}.faults"))?,
+        ..model::Route::default()
+    };
     let mut routes = Vec::new();
     for (index, route) in spec.routes.iter().enumerate() {
         let at = format!("{at}.routes[{index}]");
@@ -116,11 +121,11 @@ fn service(spec: &Service, all: &[Service], at: &str) -> Result<model::Service> 
             backend_request: own.backend_request.or(limits.backend_request),
             idle: own.idle.or(limits.idle),
         };
-        routes.push(model::Route { matches, backends: shares, failover: failover.clone(), timeouts });
+        routes.push(model::Route { matches, backends: shares, timeouts, ..common.clone() });
     }
     if routes.last().is_none_or(|last| !last.matches.is_empty()) {
         let whole = vec![model::WeightedBackend { backend: 0, weight: 1 }];
-        routes.push(model::Route { matches: Vec::new(), backends: whole, failover, timeouts: limits });
+        routes.push(model::Route { backends: whole, timeouts: limits, ..common });
     }
     let traffic = traffic::compile(&spec.traffic, &format!("{at}.traffic"))?;
     Ok(model::Service { name, protocol: protocol(spec.protocol), routes, backends, traffic })

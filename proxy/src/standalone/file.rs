@@ -78,6 +78,10 @@ pub(super) struct Service {
     #[serde(default)]
     pub(super) failover: Vec<String>,
     #[serde(default)]
+    pub(super) overrides: Vec<String>,
+    #[serde(default)]
+    pub(super) faults: traffic::Faults,
+    #[serde(default)]
     pub(super) endpoints: Vec<Endpoint>,
     #[serde(default)]
     pub(super) routes: Vec<Route>,

@@ -92,6 +92,49 @@ enum Concurrency {
     Off,
 }
 
+/// What is done to requests on purpose.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Faults {
+    delay: Option<Delay>,
+    abort: Option<Abort>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Delay {
+    percent: u32,
+    time: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Abort {
+    percent: u32,
+    status: u16,
+}
+
+pub(super) fn faults(spec: &Faults, at: &str) -> Result<model::Faults> {
+    let delay = match &spec.delay {
+        Some(delay) => {
+            let at = format!("{at}.delay");
+            let time = time(Some(&delay.time), &format!("{at}.time"))?.unwrap_or_default();
+            Some((up_to(Some(delay.percent), 100, 0, &format!("{at}.percent"))?, time))
+        }
+        None => None,
+    };
+    let abort = match &spec.abort {
+        Some(Abort { status, .. }) if !(200..600).contains(status) => {
+            return wrong(&format!("{at}.abort.status"), format!("{status} is not one of 200 to 599"));
+        }
+        Some(abort) => {
+            Some((up_to(Some(abort.percent), 100, 0, &format!("{at}.abort.percent"))?, abort.status))
+        }
+        None => None,
+    };
+    Ok(model::Faults { delay, abort })
+}
+
 pub(super) fn limits(spec: &Limits, at: &str) -> Result<model::Limits> {
     let rate = spec.requests_per_second;
     if rate == Some(0) || spec.burst == Some(0) || (rate.is_none() && spec.burst.is_some()) {

@@ -53,6 +53,9 @@ pub async fn forward(
     let upload = (!incoming.is_end_stream()).then(|| Upload::new(incoming, http1.then_some(STALL_LIMIT)));
     if let Some(upload) = &upload {
         exchange.set_upload(upload);
+        if http1 {
+            headers::frame(&mut head.headers);
+        }
     }
     let limits = way.limits(exchange.started());
     if let Some(deadline) = limits.deadline.filter(|_| way.endpoints.again.is_none()) {

@@ -20,6 +20,7 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     PROXY_CONNECTION,
     HTTP2_SETTINGS,
 ];
+const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const TE: HeaderValue = HeaderValue::from_static("te");
 const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
@@ -143,6 +144,14 @@ pub fn ask(headers: &mut HeaderMap, asked: Asked, version: Version) {
         if version < Version::HTTP_2 {
             headers.insert(header::CONNECTION, TE);
         }
+    }
+}
+
+/// Says that a body without a length is chunked, on our own hop too. hyper would take a GET or HEAD to have none, and
+/// drop it.
+pub fn frame(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(header::TRANSFER_ENCODING, CHUNKED);
     }
 }
 

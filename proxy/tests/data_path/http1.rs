@@ -53,9 +53,16 @@ async fn bodies_pass_sized_and_chunked() {
     )
     .await;
     assert!(sized.contains("content-length: 5\n") && sized.contains("body 5\n"), "{sized}");
-    let chunked = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n";
-    let chunked = raw(mesh.client.outbound, chunked).await;
-    assert!(chunked.contains("transfer-encoding: chunked\n") && chunked.contains("body 7\n"), "{chunked}");
+    for method in ["POST", "GET", "DELETE"] {
+        let chunked = format!(
+            "{method} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n"
+        );
+        let chunked = raw(mesh.client.outbound, chunked).await;
+        assert!(
+            chunked.contains("transfer-encoding: chunked\n") && chunked.contains("body 7\n"),
+            "{chunked}"
+        );
+    }
 }
 
 #[tokio::test]

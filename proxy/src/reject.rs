@@ -139,6 +139,7 @@ impl Reject {
             "bad-target" => BAD_TARGET.text,
             "bad-header" => BAD_HEADER.text,
             "bad-framing" => "the length of the body is not said in exactly one way",
+            "upgrade-with-body" => "a request to upgrade to WebSocket has no body",
             "bad-host" => BAD_HOST.text,
             "connect-refused" => CONNECT.text,
             "target-too-long" => LONG_TARGET.text,

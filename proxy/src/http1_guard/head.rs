@@ -80,7 +80,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Head>, Violation> {
         return Err(Violation::HeadTooLarge);
     }
     fields.host(minor, authority)?;
-    Ok(Some(Head { len: lines.at, framing: fields.framing(minor)?, websocket: fields.websocket }))
+    let framing = fields.framing(minor)?;
+    if fields.websocket && framing != Framing::Sized(0) {
+        return Err(Violation::UpgradeWithBody);
+    }
+    Ok(Some(Head { len: lines.at, framing, websocket: fields.websocket }))
 }
 
 /// The name and the value, without white space around it, of a header line.
@@ -468,5 +472,10 @@ mod tests {
         assert!(with("Connection: Upgrade\r\nUpgrade: WebSocket\r\n").unwrap().websocket);
         assert!(with("Upgrade: foo, websocket\r\n").unwrap().websocket);
         assert!(!with("Connection: Upgrade\r\nUpgrade: h2c\r\n").unwrap().websocket);
+        assert!(with("Upgrade: websocket\r\nContent-Length: 0\r\n").unwrap().websocket);
+        for body in ["Content-Length: 1", "Transfer-Encoding: chunked"] {
+            let body = with(&format!("Upgrade: websocket\r\n{body}\r\n"));
+            assert_eq!(body, Err(Violation::UpgradeWithBody));
+        }
     }
 }

@@ -45,6 +45,9 @@ pub enum Violation {
     /// Both framings at once.
     #[error("content-length and transfer-encoding are both there")]
     TwoFramings,
+    /// A body before WebSocket, which begins with a GET without one (RFC 6455 section 4.1).
+    #[error("a request to upgrade to WebSocket has a body")]
+    UpgradeWithBody,
     /// HTTP/1.1 without Host.
     #[error("the host header is missing")]
     HostMissing,
@@ -79,7 +82,7 @@ pub enum Violation {
 
 use Violation as V;
 
-const ALL: [Violation; 23] = [
+const ALL: [Violation; 24] = [
     V::BareLineFeed,
     V::RequestLine,
     V::Target,
@@ -93,6 +96,7 @@ const ALL: [Violation; 23] = [
     V::RepeatedLength,
     V::TransferEncoding,
     V::TwoFramings,
+    V::UpgradeWithBody,
     V::HostMissing,
     V::Host,
     V::HostMismatch,
@@ -133,6 +137,7 @@ impl Violation {
             Self::ContentLength | Self::RepeatedLength | Self::TransferEncoding | Self::TwoFramings => {
                 "bad-framing"
             }
+            Self::UpgradeWithBody => "upgrade-with-body",
             Self::HostMissing | Self::Host | Self::HostMismatch => "bad-host",
             Self::TargetTooLong => "target-too-long",
             Self::HeadTooLarge | Self::TooManyHeaders => "head-too-large",

@@ -27,7 +27,9 @@ pub(crate) async fn named(name: &'static str) -> SocketAddr {
         while let Ok((tcp, _)) = listener.accept().await {
             let service = service_fn(move |request| seen(name, request));
             tokio::spawn(async move {
-                let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                // room for what a proxy adds
+                builder.http2().max_header_list_size(32 * 1024);
                 let _ = builder.serve_connection(TokioIo::new(tcp), service).await;
             });
         }

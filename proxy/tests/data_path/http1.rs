@@ -2,12 +2,13 @@
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     time::timeout,
 };
 
 use crate::{
     apps::{echo, get, played, raw, read_until},
-    rig::{LIMIT, Mesh},
+    rig::{LIMIT, Mesh, Proxy},
 };
 
 #[tokio::test]
@@ -221,6 +222,24 @@ async fn sizes_are_limited() {
     assert!(get(mesh.client.outbound, "/", &fields(101)).await.starts_with("HTTP/1.1 431 "));
     let large = format!("x: {}\r\n", "y".repeat(17 * 1024));
     assert!(get(mesh.client.outbound, "/", &large).await.starts_with("HTTP/1.1 431 "));
+}
+
+#[tokio::test]
+async fn what_requests_say_makes_no_series() {
+    let mesh = Mesh::new(echo().await);
+    let series = |proxy: &Proxy| proxy.metrics().lines().filter(|line| !line.starts_with('#')).count();
+    let ask = async |tcp: &mut TcpStream, n: u32| {
+        let request = format!("M{n} /{n} HTTP/1.1\r\nHost: h{n}\r\nX-{n}: {n}\r\nUser-Agent: {n}\r\n\r\n");
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        read_until(tcp, "body 0\n").await;
+    };
+    let mut tcp = mesh.connect().await;
+    ask(&mut tcp, 0).await;
+    let before = (series(&mesh.client), series(&mesh.server));
+    for n in 1..2000 {
+        ask(&mut tcp, n).await;
+    }
+    assert_eq!((series(&mesh.client), series(&mesh.server)), before);
 }
 
 #[tokio::test]

@@ -137,6 +137,33 @@ async fn a_server_that_goes_away_loses_no_request() {
 }
 
 #[tokio::test]
+async fn sizes_are_limited() {
+    let mesh = Mesh::new(echo().await);
+    let mut client = http2::<Empty<Bytes>>(mesh.client.outbound).await;
+    let mut status = async |path: String, fields: usize, padding: usize| {
+        let mut request = Request::get(format!("http://api{path}"));
+        for n in 0..fields {
+            request = request.header(format!("x-{n}"), "y");
+        }
+        if padding > 0 {
+            request = request.header("x", "y".repeat(padding));
+        }
+        text(client.send_request(request.body(Empty::new()).unwrap()).await.unwrap()).await.0.status
+    };
+    let long = |bytes: usize| format!("/{}", "a".repeat(bytes - 1));
+    assert_eq!(status(long(8192), 0, 0).await, StatusCode::OK);
+    assert_eq!(status(long(8193), 0, 0).await, StatusCode::URI_TOO_LONG);
+    assert_eq!(status("/".into(), 100, 0).await, StatusCode::OK);
+    assert_eq!(status("/".into(), 101, 0).await, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    // each field costs 32 bytes besides its own (RFC 9113 section 6.5.2), and all together less than 16 KiB; the last is x
+    let fixed = [(":method", "GET"), (":scheme", "http"), (":authority", "api"), (":path", "/"), ("x", "")];
+    let room = 16 * 1024 - fixed.iter().map(|(name, value)| name.len() + value.len() + 32).sum::<usize>();
+    assert_eq!(status("/".into(), 0, room - 1).await, StatusCode::OK);
+    assert_eq!(status("/".into(), 0, room).await, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    assert_eq!(status("/".into(), 0, 0).await, StatusCode::OK, "the connection goes on");
+}
+
+#[tokio::test]
 async fn two_hosts_are_refused() {
     let mesh = Mesh::new(echo().await);
     let mut client = http2::<Empty<Bytes>>(mesh.client.outbound).await;

@@ -19,14 +19,14 @@ use crate::{
 };
 
 /// A proxy process; ends with the test.
-struct Process(
+pub(crate) struct Process(
     Child,
     #[expect(dead_code, reason = "holds the files that the process reads")] tempfile::TempDir,
 );
 
 impl Process {
     /// One that lets plaintext in to `app`.
-    fn before(app: SocketAddr, descriptors: u32) -> (Self, SocketAddr) {
+    pub(crate) fn before(app: SocketAddr, descriptors: u32) -> (Self, SocketAddr) {
         let listen = free_port();
         let rest = format!(
             "listeners:\n- {{direction: Inbound, listen: \"{listen}\", application: \"{app}\"}}\n\
@@ -71,7 +71,7 @@ impl Process {
         Self(child.unwrap(), files)
     }
 
-    fn resident_kib(&self) -> u64 {
+    pub(crate) fn resident_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()

@@ -3,6 +3,7 @@
 
 mod apps;
 mod federation;
+mod floods;
 mod http1;
 mod http2;
 mod limits;

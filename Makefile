@@ -21,7 +21,7 @@ export GOFLAGS := $(strip $(shell go env GOFLAGS) -trimpath)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## ---- see it
 
@@ -82,6 +82,7 @@ test-rust: ## Run the Rust tests
 test-go: cluster-binary apps-binary ## Run the Go tests of the cluster and the applications
 	$(STEP) "Go tests of tests/apps" go -C tests/apps test -v ./...
 	$(STEP) "Go tests of tests/cluster" go -C tests/cluster test -v ./...
+	$(STEP) "Go tests of tests/conformance" go -C tests/conformance test -v ./...
 
 .PHONY: test-e2e
 test-e2e: prerequisites images ## Run the end-to-end tests on a real cluster (or on $KUBECONFIG)
@@ -113,12 +114,41 @@ clippy:
 architecture:
 	$(STEP) "dependency rules" tests/tools/architecture
 vet:
-	$(STEP) "go vet" bash -c 'for m in apps cluster/internal e2e; do go -C tests/$$m vet ./...; done'
+	$(STEP) "go vet" bash -c 'for m in apps cluster/internal conformance e2e; do go -C tests/$$m vet ./...; done'
 
 .PHONY: fmt
 fmt: ## Format everything
 	cargo fmt --all
 	gofmt -w tests
+
+## ---- check with others' eyes
+
+CONFORMANCE := $(OUT)/conformance
+PROXY = $(TARGET_DIR)/$(HOST)/release/byrnie-proxy
+DESYNC ?= full
+
+.PHONY: conformance
+conformance: desync h2spec grpc-interop ## Run the proxy against third parties: desync, h2spec, gRPC interop
+
+.PHONY: desync
+desync: prerequisites conformance-binaries ## Send 10^6 generated streams to nginx, HAProxy, Node and Go: none is smuggled; DESYNC=short for 50,000
+	$(STEP) "desync tests: do they notice" tests/conformance/desync/notices $(CONFORMANCE)/desync $(PROXY)
+	$(STEP) "desync tests" $(CONFORMANCE)/desync -proxy $(PROXY) $(if $(filter short,$(DESYNC)),-streams 50000,$(if $(filter-out full,$(DESYNC)),$(DESYNC)))
+
+.PHONY: h2spec
+h2spec: conformance-binaries ## Run h2spec against the proxy
+	$(STEP) "h2spec tests" $(CONFORMANCE)/h2spec -proxy $(PROXY)
+
+.PHONY: grpc-interop
+grpc-interop: conformance-binaries ## Run the interoperability tests of gRPC through two proxies
+	$(STEP) "gRPC interop tests" $(CONFORMANCE)/grpc -proxy $(PROXY) -programs $(CONFORMANCE)
+
+.PHONY: conformance-binaries
+conformance-binaries:
+	$(STEP) "proxy" tests/tools/cargo-static --release -p byrnie-proxy
+	$(STEP) "third parties" go -C tests/conformance build -o $(CONFORMANCE)/ ./desync ./h2spec ./grpc google.golang.org/grpc/interop/client google.golang.org/grpc/interop/server
+
+## ---- measure
 
 .PHONY: bench
 bench: prerequisites binaries ## Compare the proxy with HAProxy and nginx in one run; prints, never fails on speed

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// A histogram counts latencies in buckets that are at most 1/64 wide of their value, from 1 us to an
+// A Histogram counts latencies in buckets that are at most 1/64 wide of their value, from 1 us to an
 // hour: constant memory, constant time, percentiles within 1.6 %.
-type histogram struct {
+type Histogram struct {
 	counts [buckets]uint64
 	total  uint64
 	max    time.Duration
@@ -19,13 +19,14 @@ const (
 	buckets = (32 - subBits + 1) * sub
 )
 
-func (h *histogram) record(latency time.Duration) {
+// Record counts one latency.
+func (h *Histogram) Record(latency time.Duration) {
 	h.counts[bucketOf(latency)]++
 	h.total++
 	h.max = max(h.max, latency)
 }
 
-func (h *histogram) merge(other *histogram) {
+func (h *Histogram) merge(other *Histogram) {
 	for i, count := range other.counts {
 		h.counts[i] += count
 	}
@@ -34,7 +35,7 @@ func (h *histogram) merge(other *histogram) {
 }
 
 // percentile is the upper edge of the bucket in which the share p (0..1) is reached.
-func (h *histogram) percentile(p float64) time.Duration {
+func (h *Histogram) percentile(p float64) time.Duration {
 	if h.total == 0 {
 		return 0
 	}

@@ -11,16 +11,16 @@ func TestPercentilesAreWithinTwoPercent(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 20 {
 		var (
-			h, other histogram
+			h, other Histogram
 			all      []time.Duration
 		)
 		for i := range 5_000 {
 			latency := time.Duration(1<<random.IntN(36)) + time.Duration(random.IntN(1_000_000))
 			all = append(all, latency)
 			if i%2 == 0 {
-				h.record(latency)
+				h.Record(latency)
 			} else {
-				other.record(latency)
+				other.Record(latency)
 			}
 		}
 		h.merge(&other)

@@ -22,15 +22,21 @@ const (
 // and the body of the agent's POST /run.
 type Options struct {
 	Kind string `json:"kind"`
-	// URL for http, tls and ws; host:port for grpc and tcp.
+	// URL for http, tls and ws; host:port for grpc and tcp. Several with commas between them: each
+	// connection goes to the next.
 	Target string `json:"target"`
 
 	Connections int      `json:"connections,omitempty"`
 	Streams     int      `json:"streams,omitempty"` // concurrent requests on each connection, HTTP/2 and gRPC only
 	Requests    int64    `json:"requests,omitempty"`
 	Duration    Duration `json:"duration,omitzero"`
-	Rate        float64  `json:"rate,omitempty"` // requests per second over all connections (open loop); 0: as fast as answers come
-	Timeout     Duration `json:"timeout,omitzero"`
+	Rate        float64  `json:"rate,omitempty"`      // requests per second over all connections (open loop); 0: as fast as answers come
+	Poisson     bool     `json:"poisson,omitempty"`   // gaps by chance instead of even ones
+	Timeout     Duration `json:"timeout,omitzero"`    // of one try
+	Retries     int      `json:"retries,omitempty"`   // how often a failed request is sent again at once
+	WarmUp      Duration `json:"warmUp,omitzero"`     // what is due in this time from the start is not counted
+	Series      Duration `json:"series,omitzero"`     // length of the intervals of the report's series
+	Deadline    Duration `json:"deadline,omitzero"`   // tells the test server (not the proxies) when an answer is of no use any more
 	Reconnect   bool     `json:"reconnect,omitempty"` // a new connection for each request
 
 	H2C       bool     `json:"h2c,omitempty"` // HTTP/2 with prior knowledge
@@ -53,17 +59,27 @@ type Options struct {
 const (
 	maxConnections = 10_000
 	maxDuration    = 30 * time.Minute
+	maxRetries     = 10
 )
+
+// DeadlineHeader says to the test server `faulty`, in Unix nanoseconds, when an answer is of no use any
+// more. No proxy knows it: it is the truth that their own deadlines are measured by.
+const DeadlineHeader = "Load-Deadline"
 
 // Register binds the options to flags.
 func (o *Options) Register(flags *flag.FlagSet) {
-	flags.StringVar(&o.Target, "url", "", "URL (http, tls, ws) or host:port (grpc, tcp) `target`")
+	flags.StringVar(&o.Target, "url", "", "URL (http, tls, ws) or host:port (grpc, tcp) `target`; several with commas between them")
 	flags.IntVar(&o.Connections, "connections", 1, "connections that are kept open")
 	flags.IntVar(&o.Streams, "streams", 1, "concurrent requests on each connection (h2c, grpc)")
 	flags.Int64Var(&o.Requests, "requests", 0, "end after this many requests")
 	flags.TextVar(&o.Duration, "duration", Duration(0), "end after this `time`")
 	flags.Float64Var(&o.Rate, "rate", 0, "requests per second, sent whether or not answers come (open loop)")
-	flags.TextVar(&o.Timeout, "timeout", Duration(10*time.Second), "of one request")
+	flags.BoolVar(&o.Poisson, "poisson", false, "with --rate: exponential gaps between the requests, not even ones")
+	flags.TextVar(&o.Timeout, "timeout", Duration(10*time.Second), "of one try of a request")
+	flags.IntVar(&o.Retries, "retries", 0, "send a failed request again at once, so many times")
+	flags.TextVar(&o.WarmUp, "warm-up", Duration(0), "do not count what is due in this `time` from the start")
+	flags.TextVar(&o.Series, "series", Duration(0), "also count by intervals of this `time`, by when requests were due")
+	flags.TextVar(&o.Deadline, "deadline", Duration(0), "tell `faulty` in a header when the answer is of no use any more")
 	flags.BoolVar(&o.Reconnect, "reconnect", false, "open a new connection for each request")
 	flags.BoolVar(&o.H2C, "h2c", false, "HTTP/2 without TLS, prior knowledge")
 	flags.StringVar(&o.Method, "method", "", "HTTP method (default GET, POST with a body)")
@@ -100,6 +116,12 @@ func (o *Options) Check() error {
 		return fmt.Errorf("duration %s is above the bound of %s", time.Duration(o.Duration), maxDuration)
 	case o.Rate < 0:
 		return fmt.Errorf("rate %v is negative", o.Rate)
+	case o.Poisson && o.Rate == 0:
+		return fmt.Errorf("--poisson needs a --rate")
+	case o.Retries < 0 || o.Retries > maxRetries:
+		return fmt.Errorf("%d retries are not 0 to %d", o.Retries, maxRetries)
+	case o.Series > 0 && time.Duration(o.Series) < 10*time.Millisecond:
+		return fmt.Errorf("intervals of %s are below the bound of 10ms", time.Duration(o.Series))
 	}
 	if o.Duration <= 0 {
 		o.Duration = Duration(maxDuration)

@@ -24,7 +24,10 @@ type recorder struct {
 	mu       sync.Mutex
 	headers  []string // canonical header of each group, same order as keys
 	keys     []string
-	latency  histogram
+	latency  Histogram // of every answer
+	good     Histogram // of the good ones
+	series   []Interval
+	sent     int64
 	statuses map[string]*Seen
 	groups   map[string]map[string]int64
 	errors   map[string]int64
@@ -44,21 +47,31 @@ func newRecorder(groupBy []string) *recorder {
 	return r
 }
 
-func (r *recorder) record(outcome Outcome, latency time.Duration, at time.Time) {
+// result is how a request ended that was due at some time and sent once or several times.
+type result struct {
+	Outcome
+	due, end time.Time
+	sent     int64
+}
+
+func (r *recorder) record(outcome result) {
+	latency, at := outcome.end.Sub(outcome.due), outcome.end
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.sent += outcome.sent
 	status := outcome.Status
 	if outcome.Err != nil {
 		status = ErrorStatus
 		countBounded(r.errors, describe(outcome.Err), maxErrors)
 	} else {
-		r.latency.record(latency)
+		r.latency.Record(latency)
 		for i, key := range r.keys {
 			countBounded(r.groups[key], outcome.Header.Get(r.headers[i]), maxGroups)
 		}
 	}
 	if outcome.OK {
 		r.ok++
+		r.good.Record(latency)
 	}
 	seen := r.statuses[status]
 	if seen == nil {
@@ -69,12 +82,34 @@ func (r *recorder) record(outcome Outcome, latency time.Duration, at time.Time) 
 	seen.LastUnixNano = at.UnixNano()
 }
 
+// note counts a request in the interval in which it was due.
+func (r *recorder) note(interval int, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(r.series) <= interval {
+		r.series = append(r.series, Interval{})
+	}
+	r.series[interval].Due++
+	if ok {
+		r.series[interval].OK++
+	}
+}
+
 // mergeInto adds what this worker counted to a report.
-func (r *recorder) mergeInto(report *Report, latency *histogram) {
+func (r *recorder) mergeInto(report *Report, latency, good *Histogram) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	latency.merge(&r.latency)
+	good.merge(&r.good)
 	report.OK += r.ok
+	report.Sent += r.sent
+	for i, interval := range r.series {
+		if i == len(report.Series) {
+			report.Series = append(report.Series, Interval{})
+		}
+		report.Series[i].Due += interval.Due
+		report.Series[i].OK += interval.OK
+	}
 	for status, seen := range r.statuses {
 		report.Requests += seen.Count
 		merged := report.Statuses[status]

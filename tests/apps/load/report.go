@@ -22,6 +22,19 @@ type Report struct {
 	Opened  int64            `json:"connectionsOpened"`
 	PerSec  float64          `json:"requestsPerSecond"`
 	Latency Latency          `json:"latency"`
+	// Good is the latency of the good answers alone.
+	Good Latency `json:"goodLatency"`
+	// Sent counts what went out: more than Requests where failed ones are sent again.
+	Sent          int64 `json:"sent"`
+	StartUnixNano int64 `json:"startUnixNano"`
+	// Series has an entry for each interval since the start, where the options ask for them.
+	Series []Interval `json:"series,omitempty"`
+}
+
+// Interval counts the requests that were due in it, and those of them that came back good, whenever they did.
+type Interval struct {
+	Due int64 `json:"due"`
+	OK  int64 `json:"ok"`
 }
 
 // Seen says how often a status came, and when first and last (Unix time of the answer's end).
@@ -37,6 +50,7 @@ type Latency struct {
 	P50 float64 `json:"p50ms"`
 	P90 float64 `json:"p90ms"`
 	P99 float64 `json:"p99ms"`
+	Top float64 `json:"p999ms"`
 	Max float64 `json:"maxms"`
 }
 
@@ -64,9 +78,11 @@ func (r *Report) WriteText(w io.Writer) {
 	}
 }
 
-func latencyOf(h *histogram) Latency {
+// Latency is what the histogram holds, in few numbers.
+func (h *Histogram) Latency() Latency {
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-	return Latency{P50: ms(h.percentile(0.5)), P90: ms(h.percentile(0.9)), P99: ms(h.percentile(0.99)), Max: ms(h.max)}
+	at := func(p float64) float64 { return ms(h.percentile(p)) }
+	return Latency{P50: at(0.5), P90: at(0.9), P99: at(0.99), Top: at(0.999), Max: ms(h.max)}
 }
 
 func orNone(value string) string {

@@ -13,6 +13,7 @@ type Run struct {
 	driver    Driver
 	start     time.Time
 	claimed   atomic.Int64 // requests handed to workers
+	arrivals  *arrivals    // nil: evenly spaced
 	recorders []*recorder
 	stop      context.CancelFunc
 	done      chan struct{}
@@ -24,6 +25,9 @@ func Start(ctx context.Context, options Options, driver Driver) *Run {
 	// The deadline stops new requests; those under way end by themselves, within their own time-out.
 	ctx, stop := context.WithTimeout(ctx, time.Duration(options.Duration))
 	run := &Run{options: options, driver: driver, start: time.Now(), stop: stop, done: make(chan struct{})}
+	if options.Poisson {
+		run.arrivals = newArrivals(run.start, options.Rate)
+	}
 	var workers sync.WaitGroup
 	for range options.Connections {
 		shared := &line{driver: driver, streams: options.Streams}
@@ -56,21 +60,21 @@ func (r *Run) Done() <-chan struct{} { return r.done }
 
 // Report is what was counted so far.
 func (r *Run) Report() Report {
-	report := Report{Statuses: map[string]Seen{}, Groups: map[string]map[string]int64{}, Errors: map[string]int64{}}
+	report := Report{StartUnixNano: r.start.UnixNano(), Statuses: map[string]Seen{}, Groups: map[string]map[string]int64{}, Errors: map[string]int64{}}
 	select {
 	case <-r.done:
 		report.Seconds = r.seconds
 	default:
 		report.Running, report.Seconds = true, time.Since(r.start).Seconds()
 	}
-	var latency histogram
+	var latency, good Histogram
 	for _, recorder := range r.recorders {
-		recorder.mergeInto(&report, &latency)
+		recorder.mergeInto(&report, &latency, &good)
 	}
 	report.Opened = r.driver.Opened()
-	report.Latency = latencyOf(&latency)
-	if report.Seconds > 0 {
-		report.PerSec = float64(report.Requests) / report.Seconds
+	report.Latency, report.Good = latency.Latency(), good.Latency()
+	if counted := report.Seconds - time.Duration(r.options.WarmUp).Seconds(); counted > 0 {
+		report.PerSec = float64(report.Requests) / counted
 	}
 	return report
 }
@@ -83,15 +87,31 @@ func (r *Run) work(ctx context.Context, line *line, recorder *recorder) {
 		if !ok {
 			return
 		}
-		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(r.options.Timeout))
-		outcome := line.do(limit, r.options.Reconnect)
-		cancel()
-		end := time.Now()
-		recorder.record(outcome, end.Sub(due), end)
-		if outcome.Err != nil && !pause(ctx, errorPause) {
+		done := r.send(ctx, line, due)
+		since := due.Sub(r.start)
+		if interval := time.Duration(r.options.Series); interval > 0 {
+			recorder.note(int(since/interval), done.OK)
+		}
+		if since >= time.Duration(r.options.WarmUp) {
+			recorder.record(done)
+		}
+		if done.Err != nil && !pause(ctx, errorPause) {
 			return
 		}
 	}
+}
+
+// send makes a request, again at once when it failed and the options say so.
+func (r *Run) send(ctx context.Context, line *line, due time.Time) result {
+	done := result{due: due}
+	for !done.OK && done.sent <= int64(r.options.Retries) {
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(r.options.Timeout))
+		done.Outcome = line.do(limit, r.options.Reconnect)
+		cancel()
+		done.sent++
+	}
+	done.end = time.Now()
+	return done
 }
 
 // errorPause keeps a target that refuses connections from being asked in a tight loop.
@@ -106,7 +126,12 @@ func (r *Run) claim(ctx context.Context) (time.Time, bool) {
 	if r.options.Rate == 0 {
 		return time.Now(), true
 	}
-	due := r.start.Add(time.Duration(float64(index) / r.options.Rate * float64(time.Second)))
+	var due time.Time
+	if r.arrivals != nil {
+		due = r.arrivals.take()
+	} else {
+		due = r.start.Add(time.Duration(float64(index) / r.options.Rate * float64(time.Second)))
+	}
 	return due, pause(ctx, time.Until(due))
 }
 

@@ -14,6 +14,7 @@ import (
 	"byrnie.dev/apps/attack"
 	"byrnie.dev/apps/call"
 	"byrnie.dev/apps/echo"
+	"byrnie.dev/apps/faulty"
 	"byrnie.dev/apps/internal/exit"
 	"byrnie.dev/apps/issue"
 	"byrnie.dev/apps/loadcmd"
@@ -28,6 +29,7 @@ var commands = []struct {
 	run        func(context.Context, []string) error
 }{
 	{"echo", "answer what was received, over every protocol", echo.Main},
+	{"faulty", "servers that are slow, fail, die and recover as they are told", faulty.Main},
 	{"shop", "a small shop of three services: web, catalog, payments", shop.Main},
 	{"call", "make one HTTP request and print the answer", call.Main},
 	{"load", "make many requests and count what came back", loadcmd.Main},

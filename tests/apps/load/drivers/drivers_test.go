@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -151,5 +152,33 @@ func TestRefusesWhatIsUnboundedOrUnknown(t *testing.T) {
 		if err == nil {
 			t.Errorf("accepted %+v", options)
 		}
+	}
+}
+
+// Each connection goes to the next target, and what is due in the warm-up is sent and not counted.
+func TestTargetsWarmUpAndSeries(t *testing.T) {
+	var hits [2]atomic.Int64
+	var urls []string
+	for i := range hits {
+		server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits[i].Add(1) }))
+		t.Cleanup(server.Close)
+		urls = append(urls, server.URL)
+	}
+	report := run(t, load.Options{
+		Kind: load.HTTP, Target: strings.Join(urls, ","), Connections: 4, Requests: 100, Rate: 200, Poisson: true,
+		WarmUp: load.Duration(200 * time.Millisecond), Series: load.Duration(100 * time.Millisecond),
+	})
+	if hits[0].Load()+hits[1].Load() != 100 || hits[0].Load() == 0 || hits[1].Load() == 0 {
+		t.Errorf("hits %d and %d", hits[0].Load(), hits[1].Load())
+	}
+	var due, early int64
+	for i, interval := range report.Series {
+		due += interval.Due
+		if i < 2 {
+			early += interval.Due
+		}
+	}
+	if due != 100 || early == 0 || report.Requests != 100-early || report.OK != report.Requests {
+		t.Errorf("%d due, %d of them early, %d counted", due, early, report.Requests)
 	}
 }

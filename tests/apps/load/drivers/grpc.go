@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	"byrnie.dev/apps/echopb"
@@ -76,7 +77,12 @@ type grpcSession struct {
 func (s *grpcSession) Close() { s.conn.Close() }
 
 func (s *grpcSession) Do(ctx context.Context) load.Outcome {
-	answer, err := s.driver.call(s, metadata.NewOutgoingContext(ctx, s.driver.headers))
+	headers := s.driver.headers
+	if limit := time.Duration(s.driver.options.Deadline); limit > 0 {
+		headers = headers.Copy()
+		headers.Set(load.DeadlineHeader, strconv.FormatInt(time.Now().Add(limit).UnixNano(), 10))
+	}
+	answer, err := s.driver.call(s, metadata.NewOutgoingContext(ctx, headers))
 	if err != nil {
 		return refusal(err)
 	}

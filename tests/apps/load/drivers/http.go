@@ -9,6 +9,9 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
 
 	"byrnie.dev/apps/echo"
 	"byrnie.dev/apps/load"
@@ -17,18 +20,23 @@ import (
 type httpDriver struct {
 	load.CountingDialer
 	options load.Options
+	targets []string
+	opened  atomic.Int64 // sessions
 	header  http.Header
 	host    string
 	body    []byte
 }
 
 func newHTTP(options load.Options) (load.Driver, error) {
-	target, err := url.Parse(options.Target)
-	if err != nil || target.Host == "" {
-		return nil, fmt.Errorf("%q is not a URL", options.Target)
-	}
-	if options.Kind == load.TLS && target.Scheme != "https" {
-		return nil, fmt.Errorf("%q does not start with https", options.Target)
+	targets := strings.Split(options.Target, ",")
+	for _, text := range targets {
+		target, err := url.Parse(text)
+		if err != nil || target.Host == "" {
+			return nil, fmt.Errorf("%q is not a URL", text)
+		}
+		if options.Kind == load.TLS && target.Scheme != "https" {
+			return nil, fmt.Errorf("%q does not start with https", text)
+		}
 	}
 	if options.Method == "" {
 		options.Method = http.MethodGet
@@ -40,7 +48,7 @@ func newHTTP(options load.Options) (load.Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	driver := &httpDriver{options: options, header: header, host: header.Get("Host"), body: bytes.Repeat([]byte("x"), int(options.BodyBytes))}
+	driver := &httpDriver{options: options, targets: targets, header: header, host: header.Get("Host"), body: bytes.Repeat([]byte("x"), int(options.BodyBytes))}
 	header.Del("Host")
 	return driver, nil
 }
@@ -58,12 +66,14 @@ func (d *httpDriver) Open(context.Context) (load.Session, error) {
 		MaxConnsPerHost:    1,
 		TLSClientConfig:    &tls.Config{InsecureSkipVerify: true}, // what answered is checked by its name, below
 	}
-	return &httpSession{driver: d, transport: transport}, nil
+	target := d.targets[int(d.opened.Add(1)-1)%len(d.targets)]
+	return &httpSession{driver: d, transport: transport, target: target}, nil
 }
 
 type httpSession struct {
 	driver    *httpDriver
 	transport *http.Transport
+	target    string
 }
 
 func (s *httpSession) Close() { s.transport.CloseIdleConnections() }
@@ -74,11 +84,15 @@ func (s *httpSession) Do(ctx context.Context) load.Outcome {
 	if driver.options.BodyBytes > 0 {
 		body = bytes.NewReader(driver.body)
 	}
-	request, err := http.NewRequestWithContext(ctx, driver.options.Method, driver.options.Target, body)
+	request, err := http.NewRequestWithContext(ctx, driver.options.Method, s.target, body)
 	if err != nil {
 		return load.Outcome{Err: err}
 	}
 	request.Header = driver.header
+	if limit := time.Duration(driver.options.Deadline); limit > 0 {
+		request.Header = driver.header.Clone()
+		request.Header.Set(load.DeadlineHeader, strconv.FormatInt(time.Now().Add(limit).UnixNano(), 10))
+	}
 	request.Host = driver.host
 	response, err := s.transport.RoundTrip(request)
 	if err != nil {

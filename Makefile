@@ -40,14 +40,19 @@ prerequisites: ## Install the Debian packages that cluster, tests and benches ne
 	$(STEP) "prerequisites" tests/tools/prerequisites
 
 .PHONY: binaries
-binaries: cluster-binary apps-binary rust-binaries ## Build everything that goes into images, and the byrnie command
+binaries: cluster-binary apps-binary rust-binaries proxy-binary ## Build everything that goes into images, and the byrnie command
 
 .PHONY: rust-binaries
 rust-binaries:
 	$(STEP) "control plane and byrnie command" tests/tools/cargo-static --release -p byrnie-operator -p byrnie-injector -p byrnie
+	@mkdir -p $(BIN)
+	@install -m 0755 $(TARGET_DIR)/$(HOST)/release/{byrnie-operator,byrnie-injector,byrnie} $(BIN)/
+
+.PHONY: proxy-binary
+proxy-binary:
 	$(STEP) "proxy (link-time optimised)" tests/tools/cargo-static --profile dist -p byrnie-proxy
 	@mkdir -p $(BIN)
-	@install -m 0755 $(TARGET_DIR)/$(HOST)/release/{byrnie-operator,byrnie-injector,byrnie} $(TARGET_DIR)/$(HOST)/dist/byrnie-proxy $(BIN)/
+	@install -m 0755 $(TARGET_DIR)/$(HOST)/dist/byrnie-proxy $(BIN)/
 
 .PHONY: cluster-binary
 cluster-binary:
@@ -153,6 +158,10 @@ conformance-binaries:
 .PHONY: bench
 bench: prerequisites binaries ## Compare the proxy with HAProxy and nginx in one run; prints, never fails on speed
 	@tests/bench/run
+
+.PHONY: resilience
+resilience: prerequisites apps-binary proxy-binary ## Show what the proxy does about faults and overload; prints a table, fails on a missed bar
+	@tests/resilience/run
 
 .PHONY: scale
 scale: prerequisites images ## Grow a cluster of fake pods and proxies to 10,000 and 1,000; prints what the operator takes

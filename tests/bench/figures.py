@@ -65,15 +65,15 @@ class Figures:
         return f"{statistics.median(ratios):.2f}{spread}"
 
 
-def aligned(lines):
-    """A Markdown table that can also be read as it is."""
+def aligned(lines, left=(0, 1)):
+    """A Markdown table that can also be read as it is; numbers stand to the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
 
     def row(cells):
-        return "| " + " | ".join(f"{cell:<{width}}" if column < 2 else f"{cell:>{width}}"
+        return "| " + " | ".join(f"{cell:<{width}}" if column in left else f"{cell:>{width}}"
                                  for column, (cell, width) in enumerate(zip(cells, widths))) + " |"
 
-    rule = "|" + "|".join("-" * (width + 1) + ("-" if column < 2 else ":") for column, width in enumerate(widths)) + "|"
+    rule = "|" + "|".join("-" * (width + 1) + ("-" if column in left else ":") for column, width in enumerate(widths)) + "|"
     return "\n".join([row(lines[0]), rule, *map(row, lines[1:])])
 
 
@@ -94,10 +94,10 @@ def version(command, name):
     return f"{name} {found[0] if found else '(version unknown)'}"
 
 
-def write_between_marks(path, text):
+def write_between_marks(path, text, first=START):
     whole = path.read_text()
-    before, start, rest = whole.partition(START)
+    before, start, rest = whole.partition(first)
     _, end, after = rest.partition(END)
     if not start or not end:
-        raise SystemExit(f"{path} has not both lines {START.strip()} and {END.strip()}")
-    path.write_text(before + START + "\n" + text + "\n\n" + END + after)
+        raise SystemExit(f"{path} has not both lines {first.strip()} and {END.strip()}")
+    path.write_text(before + first + "\n" + text + "\n\n" + END + after)

@@ -149,6 +149,9 @@ fn services(spec: &[OtherService], path: &str, findings: &mut Findings) -> Optio
 }
 
 fn faults(spec: &FaultsSpec, findings: &mut Findings) -> Option<Faults> {
+    if *spec == FaultsSpec::default() {
+        return problem("spec.traffic.faults", "needs at least one of delay and abort", findings);
+    }
     let path = "spec.traffic.faults.delay.time";
     let delay = match &spec.delay {
         Some(delay) => Some((delay.percent, positive(Some(&delay.time), Duration::ZERO, path, findings)?)),

@@ -74,6 +74,10 @@ manifest: cluster-binary ## Render the chart to .build/byrnie.yaml for kubectl u
 crds: ## Generate deploy/chart/kinds from the Rust types
 	cargo run -q -p byrnie-crds --bin crdgen
 
+.PHONY: schema
+schema: ## Generate the JSON Schema of the proxy's configuration file from the Rust types
+	BYRNIE_WRITE_SCHEMA=1 cargo test -q -p byrnie-proxy --lib the_schema_is_that_of_the_types
+
 ## ---- check
 
 .PHONY: test

@@ -19,7 +19,7 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, task::AbortHandle, time::sleep};
 
-use crate::{certificate::News, probe::Probe, state::Shared};
+use crate::{certificate::News, probe::Probe, standalone::Report, state::Shared};
 
 /// Connections at a time; the kubelet, a scraper and a person need a handful. One more ends the oldest, so that nobody
 /// who holds connections open keeps the kubelet out.
@@ -35,6 +35,8 @@ pub struct Admin {
     pub news: News,
     /// Probe N is `/probe/N`.
     pub probes: Vec<Probe>,
+    /// What has become of the configuration file, where there is one.
+    pub configuration: Option<Arc<Report>>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -78,13 +80,20 @@ impl Admin {
             "/ready" => self.ready(),
             "/live" => text(StatusCode::OK, ""),
             "/metrics" => self.metrics(),
+            "/config" => match &self.configuration {
+                Some(report) if report.is_current() => text(StatusCode::OK, report.text()),
+                Some(report) => text(StatusCode::SERVICE_UNAVAILABLE, report.text()),
+                None => text(StatusCode::NOT_FOUND, "this proxy has no configuration file\n"),
+            },
             "/parted" => {
                 self.shared.drain.parted().await;
                 text(StatusCode::OK, "")
             }
             path => match path.strip_prefix("/probe/") {
                 Some(which) => self.probe(which).await,
-                None => text(StatusCode::NOT_FOUND, "there are /ready /live /metrics /parted /probe/N\n"),
+                None => {
+                    text(StatusCode::NOT_FOUND, "there are /ready /live /metrics /config /parted /probe/N\n")
+                }
             },
         }
     }

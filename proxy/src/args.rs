@@ -14,6 +14,15 @@ pub enum Command {
         /// Configuration file; without one the environment and the control plane say everything.
         config: Option<PathBuf>,
     },
+    /// Say what is wrong with a configuration file.
+    Check {
+        /// Which.
+        file: PathBuf,
+        /// For a program.
+        json: bool,
+    },
+    /// Print the JSON Schema of the configuration file.
+    Schema,
     /// Lay the redirect rules of a pod.
     Init {
         /// The rules.
@@ -38,10 +47,10 @@ pub enum Command {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum UsageError {
     /// No such command.
-    #[error("there is no command '{0}'; commands are run, init, await, version, help")]
+    #[error("there is no command '{0}'; commands are run, check, schema, init, await, version, help")]
     Command(String),
     /// No command at all.
-    #[error("a command is missing; commands are run, init, await, version, help")]
+    #[error("a command is missing; commands are run, check, schema, init, await, version, help")]
     Missing,
     /// No such option.
     #[error("'{command}' has no option '{option}'; see byrnie-proxy {command} --help")]
@@ -71,6 +80,8 @@ Usage: byrnie-proxy <command> [options]
 
 Commands:
   run      Carry the traffic of a pod (or, with --config, of anything)
+  check    Say what is wrong with a configuration file
+  schema   Print the JSON Schema of the configuration file
   init     Redirect the TCP traffic of a pod to its proxy (needs NET_ADMIN)
   await    Wait until the proxy of this pod is ready
   version  Print the version
@@ -96,6 +107,24 @@ Environment:
   BYRNIE_ACCESS_LOG     all, denied (default: what was refused or failed), or off
   BYRNIE_WORKERS        threads that carry traffic (default 1)
   BYRNIE_GRACE_SECONDS  how long requests may take to end after SIGTERM (default 25)
+";
+
+const CHECK_HELP: &str = "\
+Read a configuration file, and the files that it names, as 'run' would, and print all
+that is wrong: file, line and column, the field, what to do.
+
+Usage: byrnie-proxy check FILE [options]
+
+Options:
+  -o, --output FORMAT  text (default) or json
+
+Exit status: 0 nothing is wrong, 1 something is, 2 the file cannot be read.
+";
+
+const SCHEMA_HELP: &str = "\
+Print the JSON Schema (2020-12) of the configuration file, for editors.
+
+Usage: byrnie-proxy schema
 ";
 
 const INIT_HELP: &str = "\
@@ -137,6 +166,8 @@ impl Command {
             Some("help" | "--help" | "-h") => Ok(Self::Help(HELP)),
             Some("version" | "--version" | "-V") => Ok(Self::Version),
             Some("run") => run(Options { command: "run", arguments }),
+            Some("check") => check(Options { command: "check", arguments }),
+            Some("schema") => schema(Options { command: "schema", arguments }),
             Some("init") => init(Options { command: "init", arguments }),
             Some("await") => wait(Options { command: "await", arguments }),
             Some(other) => Err(UsageError::Command(other.to_owned())),
@@ -154,6 +185,37 @@ fn run(mut options: Options<impl Iterator<Item = String>>) -> Result<Command, Us
         }
     }
     Ok(Command::Run { config })
+}
+
+fn check(mut options: Options<impl Iterator<Item = String>>) -> Result<Command, UsageError> {
+    let (mut file, mut json) = (None, false);
+    while let Some(option) = options.next() {
+        match option.name() {
+            "-o" | "--output" => {
+                json = match options.text("--output", "text or json", &option)?.as_str() {
+                    "json" => true,
+                    "text" => false,
+                    other => {
+                        let (option, wanted, found) = ("--output", "text or json", quoted(other));
+                        return Err(UsageError::Value { option, wanted, found });
+                    }
+                }
+            }
+            "--help" | "-h" => return Ok(Command::Help(CHECK_HELP)),
+            name if !name.starts_with('-') && file.is_none() => file = Some(PathBuf::from(option.0)),
+            _ => return Err(options.unknown(option)),
+        }
+    }
+    let nothing = || UsageError::Value { option: "check", wanted: "a file", found: "nothing".into() };
+    Ok(Command::Check { file: file.ok_or_else(nothing)?, json })
+}
+
+fn schema(mut options: Options<impl Iterator<Item = String>>) -> Result<Command, UsageError> {
+    match options.next() {
+        None => Ok(Command::Schema),
+        Some(option) if matches!(option.name(), "--help" | "-h") => Ok(Command::Help(SCHEMA_HELP)),
+        Some(option) => Err(options.unknown(option)),
+    }
 }
 
 fn init(mut options: Options<impl Iterator<Item = String>>) -> Result<Command, UsageError> {
@@ -301,6 +363,11 @@ mod tests {
             parse("await --timeout 5"),
             Ok(Command::Await { port: 14191, limit: Duration::from_secs(5) })
         );
+        let check = |json| Ok(Command::Check { file: "x.yaml".into(), json });
+        assert_eq!(parse("check x.yaml"), check(false));
+        assert_eq!(parse("check x.yaml -o json"), check(true));
+        assert_eq!(parse("check --output=json x.yaml"), check(true));
+        assert_eq!(parse("schema"), Ok(Command::Schema));
         assert_eq!(parse("--version"), Ok(Command::Version));
         assert_eq!(parse("init -h"), Ok(Command::Help(INIT_HELP)));
     }
@@ -308,8 +375,11 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (line, message) in [
-            ("", "a command is missing; commands are run, init, await, version, help"),
-            ("walk", "there is no command 'walk'; commands are run, init, await, version, help"),
+            ("", "a command is missing; commands are run, check, schema, init, await, version, help"),
+            (
+                "walk",
+                "there is no command 'walk'; commands are run, check, schema, init, await, version, help",
+            ),
             ("run x", "'run' has no option 'x'; see byrnie-proxy run --help"),
             ("run --config", "--config wants a file, not nothing"),
             ("init --admin-port 0", "--admin-port wants a port (1 to 65535), not '0'"),
@@ -318,6 +388,9 @@ mod tests {
                 "init --skip-inbound-ports 1,x",
                 "--skip-inbound-ports wants ports (1 to 65535) with commas between them, not 'x'",
             ),
+            ("check", "check wants a file, not nothing"),
+            ("check x -o yaml", "--output wants text or json, not 'yaml'"),
+            ("check x y", "'check' has no option 'y'; see byrnie-proxy check --help"),
             ("await --timeout soon", "--timeout wants seconds, not 'soon'"),
         ] {
             assert_eq!(parse(line).unwrap_err().to_string(), message);

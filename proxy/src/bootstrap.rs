@@ -6,9 +6,11 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use byrnie_identity::{BundleError, TrustBundle};
 use byrnie_model::{SpiffeId, TrustDomain};
 use thiserror::Error;
@@ -123,7 +125,11 @@ impl Bootstrap {
             namespace: env.text("BYRNIE_POD_NAMESPACE")?,
             uid: env.text("BYRNIE_POD_UID")?,
             ips: addresses(&ips).map_err(|problem| bad("BYRNIE_POD_IPS", ips, &problem))?,
-            own_ports: vec![ports.inbound_port, ports.outbound_port, ports.admin_port],
+            own_ports: Arc::new(ArcSwap::from_pointee(vec![
+                ports.inbound_port,
+                ports.outbound_port,
+                ports.admin_port,
+            ])),
         };
         let probes = env.get("BYRNIE_PROBES").unwrap_or_default();
         let probes = match probes.as_str() {

@@ -4,7 +4,7 @@
 
 use std::{io, time::Duration};
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
@@ -83,6 +83,11 @@ impl Peeked {
     /// Whether nothing has come at all.
     pub fn is_silent(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// Forgets bytes at the front: they were not meant for whoever comes next.
+    pub fn skip(&mut self, count: usize) {
+        self.bytes.advance(count.min(self.bytes.len()));
     }
 
     /// The socket.

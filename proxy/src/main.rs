@@ -13,6 +13,7 @@ use byrnie_proxy::{
     bootstrap::Bootstrap,
     init,
     run::{self, RunError},
+    standalone,
 };
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -20,6 +21,7 @@ use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::Subscriber
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 64;
 const CONFIGURATION: u8 = 78;
@@ -30,7 +32,7 @@ fn main() -> ExitCode {
         Err(error) => Err((USAGE, in_full(&error))),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err((status, message)) => {
             // standard error may be closed; the status says it too
             let _ = writeln!(io::stderr(), "byrnie-proxy: {message}");
@@ -39,8 +41,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> Result<(), (u8, String)> {
+fn execute(command: Command) -> Result<u8, (u8, String)> {
     match command {
+        Command::Check { file, json } => {
+            let check = standalone::check(&file);
+            let text = if json { check.json().map_err(|e| (FAILED, in_full(&e)))? } else { check.text() };
+            print(&text)?;
+            return Ok(check.exit_status());
+        }
+        Command::Schema => print(standalone::SCHEMA),
         Command::Help(text) => print(text),
         Command::Version => print(&format!("byrnie-proxy {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Init { redirect, print: true } => print(&redirect.script()),
@@ -49,7 +58,7 @@ fn execute(command: Command) -> Result<(), (u8, String)> {
         Command::Run { config } => {
             log()?;
             let ran = match config {
-                Some(file) => byrnie_proxy::standalone::run(&file),
+                Some(file) => standalone::run(&file),
                 None => Bootstrap::read(|name| std::env::var(name).ok())
                     .map_err(RunError::from)
                     .and_then(run::beside_pod),
@@ -59,7 +68,8 @@ fn execute(command: Command) -> Result<(), (u8, String)> {
                 (status, in_full(&error))
             })
         }
-    }
+    }?;
+    Ok(DONE)
 }
 
 fn print(text: &str) -> Result<(), (u8, String)> {
@@ -107,7 +117,7 @@ mod tests {
     fn wrong_usage_is_64() {
         assert_eq!(
             in_full(&UsageError::Missing),
-            "a command is missing; commands are run, init, await, version, help"
+            "a command is missing; commands are run, check, schema, init, await, version, help"
         );
         assert!(execute(Command::Version).is_ok());
     }

@@ -63,6 +63,8 @@ pub struct Metrics {
     pub subscriptions: Gauge,
     /// Snapshots that were refused because they were not understood.
     pub nacks: Counter,
+    /// 1 while the configuration file as it is now is in force.
+    config_current: Gauge,
 }
 
 #[derive(Default)]
@@ -76,6 +78,9 @@ struct Families {
     connections: Family<ConnectionLabels, Gauge>,
     opened: Family<PeerLabels, Counter>,
     handshake_failures: Family<FailureLabels, Counter>,
+    config_reloads: Family<ReloadLabels, Counter>,
+    discovery_failures: Family<NameLabels, Counter>,
+    discovery_stale: Family<NameLabels, Gauge>,
 }
 
 struct Durations(Family<DestinationLabels, Histogram, fn() -> Histogram>);
@@ -169,6 +174,16 @@ struct FailureLabels {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReloadLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct NameLabels {
+    name: String,
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let families = Arc::new(Families::default());
@@ -191,6 +206,21 @@ impl Default for Metrics {
         registry.register("connections", "Open connections", f.connections.clone());
         registry.register("connections_opened", "Connections opened, by verified peer", f.opened.clone());
         registry.register("handshake_failures", "TLS handshakes that failed", f.handshake_failures.clone());
+        registry.register(
+            "config_reloads",
+            "Readings of the configuration file, used or refused",
+            f.config_reloads.clone(),
+        );
+        registry.register(
+            "discovery_failures",
+            "Questions to DNS about a service's endpoints that had no answer",
+            f.discovery_failures.clone(),
+        );
+        registry.register(
+            "discovery_stale",
+            "Whether a name's endpoints are those of an earlier answer, because there is no newer one",
+            f.discovery_stale.clone(),
+        );
         let mut metrics = Self {
             series: Arc::default(),
             destinations: Mutex::default(),
@@ -202,6 +232,7 @@ impl Default for Metrics {
             leaf_expires: Gauge::default(),
             subscriptions: Gauge::default(),
             nacks: Counter::default(),
+            config_current: Gauge::default(),
             families,
             registry,
         };
@@ -218,6 +249,11 @@ impl Default for Metrics {
         m.registry.register("leaf_expires_seconds", "Time left to the certificate", m.leaf_expires.clone());
         m.registry.register("subscriptions", "Original destinations subscribed to", m.subscriptions.clone());
         m.registry.register("nacks", "Snapshots that were refused", m.nacks.clone());
+        m.registry.register(
+            "config_current",
+            "Whether the configuration file as it is now is in force",
+            m.config_current.clone(),
+        );
         metrics
     }
 }
@@ -273,6 +309,31 @@ impl Metrics {
     /// Counts a handshake that failed.
     pub fn handshake_failed(&self, direction: Direction, reason: &'static str) {
         self.families.handshake_failures.get_or_create(&FailureLabels { direction, reason }).inc();
+    }
+
+    /// Counts a reading of the configuration file.
+    pub fn reloaded(&self, used: bool) {
+        let result = if used { "used" } else { "refused" };
+        self.families.config_reloads.get_or_create(&ReloadLabels { result }).inc();
+        self.config_current.set(i64::from(used));
+    }
+
+    /// Counts a question to DNS that had no answer.
+    pub fn discovery_failed(&self, name: &str) {
+        self.families.discovery_failures.get_or_create(&NameLabels { name: name.to_owned() }).inc();
+    }
+
+    /// Notes whether a name's endpoints are those of an earlier answer.
+    pub fn discovery_stale(&self, name: &str, stale: bool) {
+        let labels = NameLabels { name: name.to_owned() };
+        self.families.discovery_stale.get_or_create(&labels).set(i64::from(stale));
+    }
+
+    /// Nobody asks for a name any more.
+    pub fn discovery_ended(&self, name: &str) {
+        let labels = NameLabels { name: name.to_owned() };
+        self.families.discovery_failures.remove(&labels);
+        self.families.discovery_stale.remove(&labels);
     }
 
     /// Everything in the OpenMetrics text format.

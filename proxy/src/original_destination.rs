@@ -18,6 +18,11 @@ pub enum Source {
     /// Every connection of this listener goes to one address: an application's port, or the address that names a
     /// destination in the configuration file.
     Fixed(SocketAddr),
+    /// The application was told to ask here, and names a host for each request or connection.
+    Asked {
+        /// Whether hosts that are no service are let through.
+        pass: bool,
+    },
 }
 
 impl Source {
@@ -29,6 +34,7 @@ impl Source {
         match self {
             Self::Redirected => original_destination(stream),
             Self::Fixed(address) => Ok(address),
+            Self::Asked { .. } => Err(io::Error::other("a forward proxy's connection has no destination")),
         }
     }
 }

@@ -8,7 +8,7 @@ use byrnie_identity::Alpn;
 use byrnie_model::{Faults, Protocol};
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     activity::{Activity, Ends},
@@ -53,6 +53,8 @@ struct Opaque {
     address: SocketAddr,
     destination: Rc<Destination>,
     activity: Rc<Activity>,
+    /// It was asked for by CONNECT, which wants an answer first.
+    asked: bool,
 }
 
 /// Serves one connection of the application, from its acceptance to its end.
@@ -79,9 +81,8 @@ pub async fn serve(
     };
     let stream = Stream::Plain(peeked.into_stream());
     if matches!(spoken, Spoken::Tls | Spoken::Opaque) {
-        return Opaque { worker, stream, client, address, destination, activity }
-            .serve(resolved.as_deref())
-            .await;
+        let opaque = Opaque { worker, stream, client, address, destination, activity, asked: false };
+        return opaque.serve(resolved.as_deref()).await;
     }
     let metrics = match &resolved {
         Some(resolved) => resolved.metrics.clone(),
@@ -123,50 +124,85 @@ impl Handler for Outbound {
         let exchange =
             Exchange::new(worker, Direction::Outbound, self.metrics.clone(), None, activity, &request);
         let grpc = is_grpc(request.version(), request.headers());
-        match self.answer(request, exchange).await {
-            Ok(response) => response,
-            Err((reject, mut exchange)) => {
-                exchange.reject(reject);
-                reject.to_app(grpc)
-            }
+        answered(send(&self.front, &self.destination, request, exchange).await, grpc)
+    }
+}
+
+/// What a request becomes: a response, or why there is none.
+pub type Answer = Result<Response<ProxyBody>, (Reject, Box<Exchange>)>;
+
+/// Sends one request to a destination.
+pub async fn send(
+    front: &Front,
+    destination: &Destination,
+    mut request: Box<Request<Incoming>>,
+    mut exchange: Box<Exchange>,
+) -> Answer {
+    if let Err(reject) = front_door::admit(&mut *request, || front.destination.to_string()) {
+        return Err((reject, exchange));
+    }
+    let asked = headers::strip_hop_by_hop(request.headers_mut());
+    let version = request.version();
+    let said = said::take(request.headers_mut(), version);
+    said.tell(request.headers_mut());
+    let Some(resolved) = destination.resolve(&front.worker).await else {
+        return Err((reject::DISCOVERY_TIMEOUT, exchange));
+    };
+    exchange.set_metrics(&resolved.metrics);
+    let Chosen { backend, timeouts, faults } = match resolved.choose(Some(&front_door::view(&request))) {
+        Ok(chosen) => chosen,
+        Err(reject) => return Err((reject, exchange)),
+    };
+    exchange.set_metrics(&backend.metrics);
+    if faults != Faults::default() {
+        // boxed: few requests need it
+        if let Err(reject) = Box::pin(faults::inject(faults)).await {
+            return Err((reject, exchange));
+        }
+    }
+    let key = resolved.key(Some(&front_door::view(&request)), front.client.ip());
+    let endpoints = destination.endpoints(&resolved, backend, key);
+    let way = Way { endpoints, timeouts, told: said.timeout, asked };
+    forward(front, way, request, exchange).await
+}
+
+/// Where there is no response, one that says why; to callers of gRPC in its words.
+pub fn answered(answer: Answer, grpc: bool) -> Response<ProxyBody> {
+    match answer {
+        Ok(response) => response,
+        Err((reject, mut exchange)) => {
+            exchange.reject(reject);
+            reject.to_app(grpc)
         }
     }
 }
 
-impl Outbound {
-    async fn answer(
-        &self,
-        mut request: Box<Request<Incoming>>,
-        mut exchange: Box<Exchange>,
-    ) -> Result<Response<ProxyBody>, (Reject, Box<Exchange>)> {
-        let front = &self.front;
-        if let Err(reject) = front_door::admit(&mut *request, || front.destination.to_string()) {
-            return Err((reject, exchange));
+/// Serves a connection that was asked for by CONNECT, or says why not.
+pub async fn tunnel(
+    worker: Rc<Worker>,
+    mut stream: Stream,
+    client: SocketAddr,
+    target: Result<SocketAddr, Reject>,
+    activity: Rc<Activity>,
+) {
+    let address = match target {
+        Ok(address) => address,
+        Err(reject) => {
+            let metrics = worker.shared.metrics.destination(Direction::Outbound, "unknown");
+            Passage::new(&worker, Direction::Outbound, metrics, None, &activity).failed(reject.reason);
+            return refuse(&mut stream, reject).await;
         }
-        let asked = headers::strip_hop_by_hop(request.headers_mut());
-        let version = request.version();
-        let said = said::take(request.headers_mut(), version);
-        said.tell(request.headers_mut());
-        let Some(resolved) = self.destination.resolve(&front.worker).await else {
-            return Err((reject::DISCOVERY_TIMEOUT, exchange));
-        };
-        exchange.set_metrics(&resolved.metrics);
-        let Chosen { backend, timeouts, faults } = match resolved.choose(Some(&front_door::view(&request))) {
-            Ok(chosen) => chosen,
-            Err(reject) => return Err((reject, exchange)),
-        };
-        exchange.set_metrics(&backend.metrics);
-        if faults != Faults::default() {
-            // boxed: few requests need it
-            if let Err(reject) = Box::pin(faults::inject(faults)).await {
-                return Err((reject, exchange));
-            }
-        }
-        let key = resolved.key(Some(&front_door::view(&request)), front.client.ip());
-        let endpoints = self.destination.endpoints(&resolved, backend, key);
-        let way = Way { endpoints, timeouts, told: said.timeout, asked };
-        forward(front, way, request, exchange).await
-    }
+    };
+    let destination = worker.destination(address);
+    let resolved = destination.resolve(&worker).await;
+    let opaque = Opaque { worker, stream, client, address, destination, activity, asked: true };
+    opaque.serve(resolved.as_deref()).await;
+}
+
+async fn refuse(stream: &mut Stream, reject: Reject) {
+    // who asked may be gone
+    let _ = stream.write_all(reject.to_asker().as_bytes()).await;
+    let _ = stream.shutdown().await;
 }
 
 impl Opaque {
@@ -187,9 +223,16 @@ impl Opaque {
             Ok(connected) => connected,
             Err(reason) => {
                 passage.failed(reason);
+                if self.asked {
+                    return refuse(&mut self.stream, Reject { reason, ..reject::CONNECT_FAILED }).await;
+                }
                 return dial::reset(self.stream.tcp());
             }
         };
+        if self.asked && self.stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.is_err()
+        {
+            return dial::reset(self.stream.tcp());
+        }
         tokio::select! {
             ended = copy(&mut self.stream, &mut server, &meter, idle) => if let Err(error) = ended {
                 tracing::debug!(%error, destination = %self.address, "an opaque connection ended with an error");

@@ -70,6 +70,25 @@ pub const LARGE_HEAD: Reject = reject(
     "the headers exceed 16 KiB or 100 fields",
 );
 
+// a forward proxy's listener
+pub const NO_HOST_ASKED: Reject = reject(
+    BAD,
+    "no-host-asked",
+    "this is a forward proxy: name it in http_proxy, or ask it for http://host/path",
+);
+pub const UNKNOWN_HOST: Reject = reject(
+    StatusCode::FORBIDDEN,
+    "unknown-host",
+    "the host is no service of the proxy's configuration, which lets nothing else through",
+);
+pub const FORBIDDEN_HOST: Reject = reject(
+    StatusCode::FORBIDDEN,
+    "forbidden-host",
+    "nobody is let through to the proxy itself or to link-local addresses",
+);
+pub const NO_ADDRESS: Reject =
+    undelivered(GATEWAY, "no-address", "DNS has no address for the host; is the name right?");
+
 // outbound
 pub const DISCOVERY_TIMEOUT: Reject = undelivered(
     UNAVAILABLE,
@@ -162,6 +181,17 @@ impl Reject {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(REASON, HeaderValue::from_static(self.reason));
         response
+    }
+
+    /// The answer to a CONNECT, whole.
+    pub fn to_asker(self) -> String {
+        let Self { status, reason, text, .. } = self;
+        let line = format!("byrnie: {reason}: {text}\n");
+        format!(
+            "HTTP/1.1 {status}\r\n{REASON}: {reason}\r\ncontent-type: text/plain; charset=utf-8\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{line}",
+            line.len()
+        )
     }
 
     /// The answer to a peer, which tells the caller's proxy whether the request may go to another endpoint.

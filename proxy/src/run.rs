@@ -18,8 +18,9 @@ use crate::{
     certificate::{self, News},
     control,
     drain::Drain,
+    hosts::Hosts,
     metrics::Metrics,
-    standalone::FileError,
+    standalone::Problems,
     state::{Destinations, LastTime, PodInfo, Shared},
     worker::{self, StartError},
 };
@@ -35,7 +36,7 @@ pub enum RunError {
     Configuration(#[from] BootstrapError),
     /// Its file says nonsense.
     #[error(transparent)]
-    File(#[from] FileError),
+    File(#[from] Problems),
     /// The system refuses.
     #[error("cannot {what}")]
     System {
@@ -73,7 +74,8 @@ pub fn beside_pod(bootstrap: Bootstrap) -> Result<(), RunError> {
         tokio::spawn(control::keep(shared.clone(), bootstrap.directory.clone(), news.clone()));
         let listeners = bootstrap.listeners();
         worker::start(&shared, &listeners, bootstrap.workers)?;
-        let admin = Arc::new(Admin { shared: shared.clone(), news, probes: bootstrap.probes });
+        let admin =
+            Arc::new(Admin { shared: shared.clone(), news, probes: bootstrap.probes, configuration: None });
         for address in bootstrap::every_address(bootstrap.ports.admin_port) {
             serve_admin(address, &admin)?;
         }
@@ -95,6 +97,7 @@ pub fn shared(identity: Identity, pod: PodInfo, metrics: Metrics, log: AccessLog
         identity,
         workload: arc_swap::ArcSwapOption::empty(),
         destinations: Destinations::default(),
+        hosts: Hosts::default(),
         metrics: Arc::new(metrics),
         log,
         standings: Arc::default(),

@@ -13,13 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use byrnie_identity::Identity;
 use byrnie_model::{Destination, Workload};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
-use crate::{access_log::AccessLog, drain::Drain, metrics::Metrics, standing::Standings};
+use crate::{access_log::AccessLog, drain::Drain, hosts::Hosts, metrics::Metrics, standing::Standings};
 
 /// Everything, once per process, behind one [`Arc`].
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Shared {
     pub workload: ArcSwapOption<Workload>,
     /// Where the pod's calls go.
     pub destinations: Destinations,
+    /// Names that applications ask a forward proxy for.
+    pub hosts: Hosts,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// One line per request, where wanted.
@@ -62,8 +64,8 @@ pub struct PodInfo {
     pub uid: String,
     /// Its addresses, IPv4 and IPv6.
     pub ips: Vec<IpAddr>,
-    /// Ports of the proxy itself, which it never forwards to.
-    pub own_ports: Vec<u16>,
+    /// Ports of the proxy itself, which it never forwards to. Listeners may come and go.
+    pub own_ports: Arc<ArcSwap<Vec<u16>>>,
 }
 
 /// What the pod talks to: one slot per original destination, subscribed to at its first use.
@@ -132,7 +134,7 @@ impl LastTime {
 impl PodInfo {
     /// Whether an address and port is this proxy itself.
     pub fn is_own_listener(&self, address: SocketAddr) -> bool {
-        self.own_ports.contains(&address.port()) && self.is_own_address(address.ip())
+        self.own_ports.load().contains(&address.port()) && self.is_own_address(address.ip())
     }
 
     /// Whether an address is this pod's.

@@ -6,7 +6,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    future::Future,
     io,
     net::SocketAddr,
     rc::{Rc, Weak},
@@ -20,20 +19,22 @@ use byrnie_model::Workload;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     runtime,
-    sync::Notify,
+    sync::{Notify, mpsc},
     task::{LocalSet, spawn_local},
-    time::{Instant, MissedTickBehavior, interval, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use crate::{
     activity::{Activity, Ends},
     destination::Destination,
     drain::InFlight,
+    forward_proxy,
     inbound::{self, App},
     listener::Listener,
     metrics::{AuthorizationMetrics, Direction},
+    original_destination::Source,
     outbound,
     quota::Quota,
     state::{MAX_SLOTS, Shared},
@@ -83,49 +84,111 @@ pub struct Worker {
     ties: RefCell<Vec<std::sync::Weak<Tie>>>,
 }
 
-/// Binds the listeners, once per worker, and starts the threads, which run until the process ends.
-pub fn start(shared: &Arc<Shared>, listeners: &[Listener], workers: usize) -> Result<(), StartError> {
-    let bind_all = || {
-        let bound = listeners.iter().map(|listener| {
-            let address = listener.address;
-            let socket = bind(address).map_err(|source| StartError::Listen { address, source })?;
-            Ok((listener.clone(), socket))
-        });
-        bound.collect::<Result<Vec<_>, StartError>>()
-    };
-    let bound: Vec<_> = (0..workers.max(1)).map(|_| bind_all()).collect::<Result<_, _>>()?;
-    for (number, bound) in bound.into_iter().enumerate() {
-        let shared = shared.clone();
-        let work = move || match runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => LocalSet::new().block_on(&runtime, run(shared, bound)),
-            Err(error) => tracing::error!(%error, "cannot start a worker's runtime"),
-        };
-        thread::Builder::new().name(format!("worker-{number}")).spawn(work).map_err(StartError::Thread)?;
-    }
-    Ok(())
+/// The worker threads, and what they listen on. They run until the process ends, also when this is dropped.
+#[derive(Debug)]
+pub struct Workers {
+    orders: Vec<mpsc::UnboundedSender<Order>>,
+    listening: Vec<Listener>,
 }
 
-/// Serves on listeners that are bound already; does not return.
-pub async fn run(shared: Arc<Shared>, bound: Vec<(Listener, Socket)>) {
+/// Listeners that are to be, with the sockets that are new: one for each worker.
+#[derive(Debug)]
+pub struct Opened {
+    listeners: Vec<Listener>,
+    sockets: Vec<Vec<(SocketAddr, Socket)>>,
+}
+
+/// What a worker shall listen on from now on.
+#[derive(Debug)]
+struct Order {
+    listeners: Vec<Listener>,
+    sockets: Vec<(SocketAddr, Socket)>,
+}
+
+/// Starts threads that listen on all these.
+pub fn start(shared: &Arc<Shared>, listeners: &[Listener], workers: usize) -> Result<Workers, StartError> {
+    let mut workers = Workers::start(shared, workers)?;
+    let opened = workers.open(listeners)?;
+    workers.listen(opened);
+    Ok(workers)
+}
+
+impl Workers {
+    /// Starts threads that listen on nothing yet.
+    pub fn start(shared: &Arc<Shared>, workers: usize) -> Result<Self, StartError> {
+        let mut orders = Vec::new();
+        for number in 0..workers.max(1) {
+            let (send, receive) = mpsc::unbounded_channel();
+            orders.push(send);
+            let shared = shared.clone();
+            let work = move || match runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => LocalSet::new().block_on(&runtime, run(shared, receive)),
+                Err(error) => tracing::error!(%error, "cannot start a worker's runtime"),
+            };
+            let thread = thread::Builder::new().name(format!("worker-{number}"));
+            thread.spawn(work).map_err(StartError::Thread)?;
+        }
+        Ok(Self { orders, listening: Vec::new() })
+    }
+
+    /// Binds what is not bound yet, once per worker. Connections wait until [`Self::listen`] takes it.
+    pub fn open(&self, listeners: &[Listener]) -> Result<Opened, StartError> {
+        let new = |listener: &&Listener| !self.listening.iter().any(|l| l.address == listener.address);
+        let bind_all = |_| {
+            let bound = listeners.iter().filter(new).map(|listener| {
+                let address = listener.address;
+                let socket = bind(address).map_err(|source| StartError::Listen { address, source })?;
+                Ok((address, socket))
+            });
+            bound.collect::<Result<Vec<_>, StartError>>()
+        };
+        let sockets = self.orders.iter().map(bind_all).collect::<Result<_, _>>()?;
+        Ok(Opened { listeners: listeners.to_vec(), sockets })
+    }
+
+    /// Listens on these, and on nothing else any more. Who is connected notices nothing.
+    pub fn listen(&mut self, Opened { listeners, sockets }: Opened) {
+        for (order, sockets) in self.orders.iter().zip(sockets) {
+            // a worker that is gone has said why
+            let _ = order.send(Order { listeners: listeners.clone(), sockets });
+        }
+        self.listening = listeners;
+    }
+}
+
+/// Serves what it is ordered to; does not return.
+async fn run(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>) {
     let worker = Worker::new(shared);
-    for (Listener { direction, source, .. }, socket) in bound {
+    spawn_local({
         let worker = worker.clone();
-        match direction {
-            Direction::Outbound => {
-                let serve = move |tcp, client| {
-                    outbound::serve(worker.clone(), tcp, client, source, worker.shared.drain.in_flight())
-                };
-                spawn_local(accept(socket, serve));
-            }
-            Direction::Inbound => {
-                let serve = move |tcp, client| {
-                    inbound::serve(worker.clone(), tcp, client, source, worker.shared.drain.in_flight())
-                };
-                spawn_local(accept(socket, serve));
+        async move {
+            let mut doors: Vec<Rc<Door>> = Vec::new();
+            while let Some(Order { listeners, sockets }) = orders.recv().await {
+                doors.retain(|door| {
+                    let stays = listeners.iter().find(|l| l.address == door.listener.borrow().address);
+                    match stays {
+                        Some(listener) => *door.listener.borrow_mut() = listener.clone(),
+                        None => door.close.notify_one(),
+                    }
+                    stays.is_some()
+                });
+                for (address, socket) in sockets {
+                    let Some(listener) = listeners.iter().find(|l| l.address == address) else { continue };
+                    let door =
+                        Rc::new(Door { listener: RefCell::new(listener.clone()), close: Notify::new() });
+                    doors.push(door.clone());
+                    spawn_local(accept(worker.clone(), socket, door));
+                }
             }
         }
-    }
+    });
     worker.look_after().await;
+}
+
+/// A listening socket's side of an accept loop.
+struct Door {
+    listener: RefCell<Listener>,
+    close: Notify,
 }
 
 /// A listening socket; every worker binds its own to the same address.
@@ -147,20 +210,40 @@ pub fn until(time: SystemTime) -> Instant {
     Instant::now() + time.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
-async fn accept<F: Future<Output = ()> + 'static>(
-    socket: Socket,
-    serve: impl Fn(TcpStream, SocketAddr) -> F,
-) {
+async fn accept(worker: Rc<Worker>, socket: Socket, door: Rc<Door>) {
     let listener = match TcpListener::from_std(socket.into()) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listener cannot be served"),
     };
     let mut backoff = Duration::from_millis(5);
+    let mut closes = None;
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = sleep_until(closes.unwrap_or_else(Instant::now)), if closes.is_some() => return,
+            () = door.close.notified(), if closes.is_none() => {
+                // who has connected already is let in
+                closes = Some(Instant::now() + SWEEP);
+                continue;
+            }
+        };
+        match accepted {
             Ok((tcp, client)) => {
                 backoff = Duration::from_millis(5);
-                spawn_local(serve(tcp, client));
+                let Listener { direction, source, .. } = *door.listener.borrow();
+                let in_flight = worker.shared.drain.in_flight();
+                match (direction, source) {
+                    (_, Source::Asked { pass }) => {
+                        spawn_local(forward_proxy::serve(worker.clone(), tcp, client, pass, in_flight));
+                    }
+                    (Direction::Outbound, _) => {
+                        spawn_local(outbound::serve(worker.clone(), tcp, client, source, in_flight));
+                    }
+                    (Direction::Inbound, _) => {
+                        spawn_local(inbound::serve(worker.clone(), tcp, client, source, in_flight));
+                    }
+                }
             }
             // the connection that failed is gone, the next one need not be
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

@@ -31,7 +31,12 @@ async fn probe_at(path: &str, json: &str) -> (StatusCode, String) {
     let pod = PodInfo { ips: vec![Ipv4Addr::LOCALHOST.into()], ..PodInfo::default() };
     let identity = Identity::new("cluster.local".parse().unwrap());
     let shared = run::shared(identity, pod, Metrics::default(), AccessLog::off());
-    let admin = Admin { shared, news: News::default(), probes: Probe::list(&format!("[{json}]")).unwrap() };
+    let admin = Admin {
+        shared,
+        news: News::default(),
+        probes: Probe::list(&format!("[{json}]")).unwrap(),
+        configuration: None,
+    };
     let answer = admin.answer(&Request::get(path).body(()).unwrap()).await;
     let (head, body) = answer.into_parts();
     (head.status, String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap())

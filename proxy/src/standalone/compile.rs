@@ -1,6 +1,6 @@
 //! From the file to what the data path knows: the same values that an operator would send.
 //!
-//! Pure. Every error says where in the file it is; one error refuses the whole file.
+//! Pure. Every mistake says where in the file it is, and all are said; one refuses the whole file.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -9,22 +9,26 @@ use byrnie_model::{
     Workload, path, spiffe::is_dns_label,
 };
 use http::{HeaderName, Method};
-use thiserror::Error;
 
 use super::file::{
-    File, HeaderMatch, HeaderType, HttpMatch, Listener, PathType, Policy, Protocol, Rule, Service, Source,
-    Timeouts,
+    EndpointsFrom, File, HeaderMatch, HeaderType, HttpMatch, Listener, PathMatch, PathType, Policy, Protocol,
+    Rule, Service, Source, Timeouts, Unknown,
 };
 use super::traffic;
-use crate::{listener, metrics::Direction, original_destination};
+use crate::{hosts, listener, metrics::Direction, original_destination};
 
 /// What is wrong, and where.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("{at}: {problem}")]
-pub struct Mistake {
-    at: String,
-    problem: String,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mistake {
+    pub(super) at: String,
+    pub(super) problem: String,
+    /// It is about two parts of the file, either of which may be the wrong one.
+    pub(super) between: bool,
 }
+
+/// Everything that is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mistakes(pub(super) Vec<Mistake>);
 
 /// The file, understood.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,42 +37,94 @@ pub(super) struct Compiled {
     pub(super) workload: Workload,
     /// By the address of the service, or of the listener that names it.
     pub(super) destinations: HashMap<SocketAddr, Arc<Destination>>,
+    /// What a forward proxy may be asked for.
+    pub(super) hosts: hosts::Table,
 }
 
-pub(super) type Result<T> = std::result::Result<T, Mistake>;
+pub(super) type Result<T> = std::result::Result<T, Mistakes>;
+
+impl Mistakes {
+    /// What was understood; what is wrong with it is said later, together with the rest.
+    pub(super) fn keep<T>(&mut self, read: Result<T>) -> Option<T> {
+        read.map_err(|mut mistakes| self.0.append(&mut mistakes.0)).ok()
+    }
+
+    pub(super) fn or<T>(self, read: T) -> Result<T> {
+        if self.0.is_empty() { Ok(read) } else { Err(self) }
+    }
+}
 
 pub(super) fn compile(file: &File) -> Result<Compiled> {
+    let mut mistakes = Mistakes::default();
     let mut services = HashMap::new();
     let mut destinations = HashMap::new();
+    let mut hosts = hosts::Table::new();
     for (index, service) in file.services.iter().enumerate() {
         let at = format!("services[{index}]");
-        let compiled = Arc::new(Destination::Service(self::service(service, &file.services, &at)?));
-        for address in &service.addresses {
+        let compiled = mistakes.keep(self::service(service, &file.services, &at));
+        let name = compiled.as_ref().map(|compiled| compiled.name.clone());
+        // what is mistaken is there nevertheless, for those who name it
+        let compiled = compiled.map(|compiled| Arc::new(Destination::Service(compiled)));
+        for (index, address) in service.addresses.iter().enumerate() {
+            let at = format!("{at}.addresses[{index}]");
             if destinations.insert(*address, compiled.clone()).is_some() {
-                return wrong(&format!("{at}.addresses"), format!("{address} belongs to two services"));
+                mistakes.keep::<()>(clash(&at, format!("{address} belongs to two services")));
             }
         }
-        if services.insert(service.name.as_str(), compiled).is_some() {
-            return wrong(&format!("{at}.name"), format!("two services are called {}", service.name));
+        if services.insert(service.name.as_str(), compiled.clone()).is_some() {
+            let said = format!("two services are called {}; give one another name", service.name);
+            mistakes.keep::<()>(clash(&format!("{at}.name"), said));
+        } else if let Some(name) = name {
+            destinations.insert(hosts::of_service(&name), compiled);
+            for host in names(&name, service, &file.pod.namespace) {
+                if hosts.insert(host.clone(), hosts::of_service(&name)).is_some() {
+                    let said = format!("{host} belongs to two services");
+                    mistakes.keep::<()>(clash(&format!("{at}.hosts"), said));
+                }
+            }
+            hosts.extend(service.addresses.iter().map(|address| (address.to_string(), *address)));
         }
     }
-    let mut listeners = Vec::new();
+    let mut listeners: Vec<listener::Listener> = Vec::new();
     for (index, listener) in file.listeners.iter().enumerate() {
         let at = format!("listeners[{index}]");
         if let Some(name) = &listener.service {
-            let known = services.get(name.as_str());
-            let Some(service) = known else {
-                return wrong(&format!("{at}.service"), format!("there is no service {name}"));
-            };
-            destinations.insert(listener.listen, service.clone());
+            match services.get(name.as_str()) {
+                Some(service) => {
+                    destinations.insert(listener.listen, service.clone());
+                }
+                None => {
+                    mistakes.keep::<()>(no_service(&format!("{at}.service"), name));
+                }
+            }
         }
-        listeners.push(self::listener(listener, &at)?);
+        let Some(listener) = mistakes.keep(self::listener(listener, &at)) else { continue };
+        if listeners.iter().any(|l| l.address == listener.address) || file.admin == Some(listener.address) {
+            let said = format!("something else listens on {} already", listener.address);
+            mistakes.keep::<()>(clash(&format!("{at}.listen"), said));
+        }
+        listeners.push(listener);
     }
-    Ok(Compiled { listeners, workload: workload(file)?, destinations })
+    let workload = mistakes.keep(workload(file)).unwrap_or_default();
+    let destinations = destinations.into_iter().filter_map(|(address, it)| Some((address, it?)));
+    let destinations = destinations.collect();
+    mistakes.or(Compiled { listeners, workload, destinations, hosts })
 }
 
 fn listener(spec: &Listener, at: &str) -> Result<listener::Listener> {
     let Listener { direction, listen, .. } = *spec;
+    if let Some(asked) = &spec.forward_proxy {
+        let alone = spec.service.is_none() && spec.application.is_none() && !spec.redirected;
+        if direction != Direction::Outbound || !alone {
+            return wrong(at, "a forwardProxy is outbound, and nothing else says where its connections go");
+        }
+        if !listen.ip().is_loopback() {
+            let said = "a forwardProxy listens on loopback only: on any other address everybody could use it";
+            return wrong(&format!("{at}.listen"), said);
+        }
+        let source = original_destination::Source::Asked { pass: asked.unknown == Unknown::Pass };
+        return Ok(listener::Listener { direction, address: listen, source });
+    }
     let source = match (direction, &spec.service, spec.application, spec.redirected) {
         (Direction::Outbound, Some(_), None, false) => original_destination::Source::Fixed(listen),
         (Direction::Inbound, None, Some(application), false) => {
@@ -76,33 +132,49 @@ fn listener(spec: &Listener, at: &str) -> Result<listener::Listener> {
         }
         (_, None, None, true) => original_destination::Source::Redirected,
         (Direction::Outbound, ..) => {
-            return wrong(at, "an outbound listener has either service or redirected: true");
+            return wrong(
+                at,
+                "an outbound listener has one of service, forwardProxy and redirected: true, and no application",
+            );
         }
         (Direction::Inbound, ..) => {
-            return wrong(at, "an inbound listener has either application or redirected: true");
+            return wrong(
+                at,
+                "an inbound listener has either application or redirected: true, and no service",
+            );
         }
     };
     Ok(listener::Listener { direction, address: listen, source })
 }
 
 fn service(spec: &Service, all: &[Service], at: &str) -> Result<model::Service> {
-    let name = service_port(&spec.name, &format!("{at}.name"))?;
-    let limits = timeouts(&spec.timeouts, &format!("{at}.timeouts"))?;
-    let mut backends = vec![backend(spec, &format!("{at}.name"))?];
-    let mut other = |name: &str, at: &str| {
-        let Some(target) = all.iter().find(|s| s.name == name) else {
-            return wrong(at, format!("there is no service {name}"));
-        };
-        let target = backend(target, at)?;
-        Ok(backends.iter().position(|b| b.name == target.name).unwrap_or_else(|| {
+    let mut mistakes = Mistakes::default();
+    let own = mistakes.keep(backend(spec, &format!("{at}.name")));
+    let limits = mistakes.keep(timeouts(&spec.timeouts, &format!("{at}.timeouts"))).unwrap_or_default();
+    let is_host = |host: &String| host.split('.').all(is_dns_label);
+    if let Some(bad) = spec.hosts.iter().find(|host| !is_host(host)) {
+        let said = format!("'{bad}' is no DNS name in lower case, without port");
+        mistakes.keep::<()>(wrong(&format!("{at}.hosts"), said));
+    }
+    mistakes.keep(each(&spec.endpoints_from, &format!("{at}.endpointsFrom"), endpoints_from));
+    let mut backends: Vec<_> = own.into_iter().collect();
+    // `None`: its name is none, which is said where it is given
+    let mut other = |name: &str, at: &str| -> Result<Option<usize>> {
+        let Some(target) = all.iter().find(|s| s.name == name) else { return no_service(at, name) };
+        let Ok(target) = backend(target, at) else { return Ok(None) };
+        Ok(Some(backends.iter().position(|b: &model::Backend| b.name == target.name).unwrap_or_else(|| {
             backends.push(target);
             backends.len() - 1
-        }))
+        })))
+    };
+    let mut others = |names: &[String], at: &str, mistakes: &mut Mistakes| -> Vec<usize> {
+        let indices = mistakes.keep(each(names, at, |name, at| other(name, at)));
+        indices.unwrap_or_default().into_iter().flatten().collect()
     };
     let common = model::Route {
-        failover: each(&spec.failover, &format!("{at}.failover"), |name, at| other(name, at))?,
-        overrides: each(&spec.overrides, &format!("{at}.overrides"), |name, at| other(name, at))?,
-        faults: traffic::faults(&spec.faults, &format!("{at}.faults"))?,
+        failover: others(&spec.failover, &format!("{at}.failover"), &mut mistakes),
+        overrides: others(&spec.overrides, &format!("{at}.overrides"), &mut mistakes),
+        faults: mistakes.keep(traffic::faults(&spec.faults, &format!("{at}.faults"))).unwrap_or_default(),
         ..model::Route::default()
     };
     let mut routes = Vec::new();
@@ -111,11 +183,11 @@ fn service(spec: &Service, all: &[Service], at: &str) -> Result<model::Service> 
         let mut shares = Vec::new();
         for (index, share) in route.split.iter().enumerate() {
             let at = format!("{at}.split[{index}].service");
-            shares
-                .push(model::WeightedBackend { backend: other(&share.service, &at)?, weight: share.weight });
+            let backend = mistakes.keep(other(&share.service, &at)).flatten();
+            shares.extend(backend.map(|backend| model::WeightedBackend { backend, weight: share.weight }));
         }
-        let matches = each(&route.http, &format!("{at}.http"), http_match)?;
-        let own = timeouts(&route.timeouts, &format!("{at}.timeouts"))?;
+        let matches = mistakes.keep(each(&route.http, &format!("{at}.http"), http_match)).unwrap_or_default();
+        let own = mistakes.keep(timeouts(&route.timeouts, &format!("{at}.timeouts"))).unwrap_or_default();
         let timeouts = model::Timeouts {
             request: own.request.or(limits.request),
             backend_request: own.backend_request.or(limits.backend_request),
@@ -127,8 +199,44 @@ fn service(spec: &Service, all: &[Service], at: &str) -> Result<model::Service> 
         let whole = vec![model::WeightedBackend { backend: 0, weight: 1 }];
         routes.push(model::Route { backends: whole, timeouts: limits, ..common });
     }
-    let traffic = traffic::compile(&spec.traffic, &format!("{at}.traffic"))?;
-    Ok(model::Service { name, protocol: protocol(spec.protocol), routes, backends, traffic })
+    let traffic =
+        mistakes.keep(traffic::compile(&spec.traffic, &format!("{at}.traffic"))).unwrap_or_default();
+    let Some(name) = backends.first().map(|own| own.name.clone()) else { return Err(mistakes) };
+    mistakes.or(model::Service { name, protocol: protocol(spec.protocol), routes, backends, traffic })
+}
+
+/// What a forward proxy may be asked for to mean a service, with its port.
+fn names(name: &ServicePort, spec: &Service, own_namespace: &str) -> Vec<String> {
+    let ServicePort { service: ObjectName { namespace, name }, port } = name;
+    let mut names = vec![format!("{name}.{namespace}:{port}")];
+    if namespace == own_namespace {
+        names.push(format!("{name}:{port}"));
+    }
+    names.extend(spec.hosts.iter().map(|host| format!("{host}:{port}")));
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn endpoints_from(spec: &EndpointsFrom, at: &str) -> Result<()> {
+    match spec {
+        EndpointsFrom { file: Some(_), dns: None, srv: None, identity: None } => Ok(()),
+        EndpointsFrom { file: Some(_), dns: None, srv: None, .. } => {
+            wrong(&format!("{at}.identity"), "endpoints in a file have identities of their own; say it there")
+        }
+        EndpointsFrom { file: None, dns: Some(name), srv: None, .. } => match name_and_port(name) {
+            Some(_) => Ok(()),
+            None => wrong(&format!("{at}.dns"), format!("'{name}' is not NAME:PORT")),
+        },
+        EndpointsFrom { file: None, dns: None, srv: Some(_), .. } => Ok(()),
+        _ => wrong(at, "must be exactly one of file, dns and srv"),
+    }
+}
+
+/// `NAME:PORT`.
+pub(super) fn name_and_port(text: &str) -> Option<(&str, u16)> {
+    let (name, port) = text.rsplit_once(':')?;
+    Some((name, port.parse().ok().filter(|port| *port > 0 && !name.is_empty() && !name.contains(':'))?))
 }
 
 fn backend(spec: &Service, at: &str) -> Result<model::Backend> {
@@ -144,10 +252,7 @@ fn backend(spec: &Service, at: &str) -> Result<model::Backend> {
 
 fn workload(file: &File) -> Result<Workload> {
     let mtls = &file.inbound.mtls;
-    let mut policies = Vec::new();
-    for (index, policy) in file.policies.iter().enumerate() {
-        policies.push(self::policy(policy, &file.trust_domain, &format!("policies[{index}]"))?);
-    }
+    let policies = each(&file.policies, "policies", |policy, at| policy_of(policy, &file.trust_domain, at))?;
     Ok(Workload {
         inbound: InboundPolicy {
             mtls: model::Mtls {
@@ -161,33 +266,37 @@ fn workload(file: &File) -> Result<Workload> {
     })
 }
 
-fn policy(spec: &Policy, trust_domain: &TrustDomain, at: &str) -> Result<model::Policy> {
-    let Some((namespace, name)) = spec.name.split_once('/') else {
-        return wrong(&format!("{at}.name"), "must be namespace/name");
+fn policy_of(spec: &Policy, trust_domain: &TrustDomain, at: &str) -> Result<model::Policy> {
+    let mut mistakes = Mistakes::default();
+    let name = match spec.name.split_once('/') {
+        Some((namespace, name)) => Some(ObjectName::new(namespace, name)),
+        None => mistakes.keep(wrong(&format!("{at}.name"), "must be namespace/name")),
     };
-    let rules = each(&spec.rules, &format!("{at}.rules"), |rule, at| self::rule(rule, trust_domain, at))?;
-    if spec.action == model::Action::Deny && rules.is_empty() {
-        return wrong(&format!("{at}.rules"), "a Deny without rules denies nothing");
+    let rules = each(&spec.rules, &format!("{at}.rules"), |rule, at| self::rule(rule, trust_domain, at));
+    let rules = mistakes.keep(rules);
+    if spec.action == model::Action::Deny && spec.rules.is_empty() {
+        mistakes.keep::<()>(wrong(&format!("{at}.rules"), "a Deny without rules denies nothing"));
     }
-    Ok(model::Policy {
-        name: ObjectName::new(namespace, name),
-        action: spec.action,
-        enforcement: spec.enforcement,
-        ports: ports(spec.ports.as_ref(), at)?,
-        rules,
-    })
+    let ports = mistakes.keep(ports(spec.ports.as_ref(), at));
+    let (Some(name), Some(rules), Some(ports)) = (name, rules, ports) else { return Err(mistakes) };
+    let (action, enforcement) = (spec.action, spec.enforcement);
+    mistakes.or(model::Policy { name, action, enforcement, ports, rules })
 }
 
 fn rule(spec: &Rule, trust_domain: &TrustDomain, at: &str) -> Result<model::Rule> {
+    let mut mistakes = Mistakes::default();
     let sources =
-        each(&spec.sources, &format!("{at}.sources"), |source, at| self::source(source, trust_domain, at))?;
-    let http = match &spec.http {
+        each(&spec.sources, &format!("{at}.sources"), |source, at| self::source(source, trust_domain, at));
+    let sources = mistakes.keep(sources);
+    let http = mistakes.keep(match &spec.http {
         Some(matches) if matches.is_empty() => {
-            return wrong(&format!("{at}.http"), "leave it out to match every request");
+            wrong(&format!("{at}.http"), "leave it out to match every request")
         }
-        matches => each(matches.as_deref().unwrap_or_default(), &format!("{at}.http"), http_match)?,
-    };
-    Ok(model::Rule { sources, ports: ports(spec.ports.as_ref(), at)?, http })
+        matches => each(matches.as_deref().unwrap_or_default(), &format!("{at}.http"), http_match),
+    });
+    let ports = mistakes.keep(ports(spec.ports.as_ref(), at));
+    let (Some(sources), Some(http), Some(ports)) = (sources, http, ports) else { return Err(mistakes) };
+    mistakes.or(model::Rule { sources, ports, http })
 }
 
 fn source(spec: &Source, own: &TrustDomain, at: &str) -> Result<model::Source> {
@@ -207,31 +316,33 @@ fn source(spec: &Source, own: &TrustDomain, at: &str) -> Result<model::Source> {
 }
 
 fn http_match(spec: &HttpMatch, at: &str) -> Result<model::HttpMatch> {
+    let mut mistakes = Mistakes::default();
     if let Some(bad) = spec.methods.iter().find(|m| Method::from_bytes(m.as_bytes()).is_err()) {
-        return wrong(&format!("{at}.methods"), format!("'{bad}' is no method"));
+        mistakes.keep::<()>(wrong(&format!("{at}.methods"), format!("'{bad}' is no method")));
     }
-    let path = match &spec.path {
-        None => None,
-        Some(wanted) => {
-            if let Some(fault) = path::fault(&wanted.value) {
-                return wrong(&format!("{at}.path.value"), format!("no request can match it: {fault}"));
-            }
-            if wanted.value.contains('?') {
-                return wrong(&format!("{at}.path.value"), "queries are not looked at");
-            }
-            let value = wanted.value.clone();
-            Some(match wanted.kind {
-                PathType::Exact => model::PathMatch::Exact(value),
-                PathType::PathPrefix => model::PathMatch::Prefix(value),
-            })
-        }
-    };
+    let path = mistakes.keep(spec.path.as_ref().map(|path| path_match(path, at)).transpose()).flatten();
     let is_host = |host: &String| host.strip_prefix("*.").unwrap_or(host).split('.').all(is_dns_label);
     if let Some(bad) = spec.hosts.iter().find(|host| !is_host(host)) {
-        return wrong(&format!("{at}.hosts"), format!("'{bad}' is no DNS name in lower case, without port"));
+        let said = format!("'{bad}' is no DNS name in lower case, without port");
+        mistakes.keep::<()>(wrong(&format!("{at}.hosts"), said));
     }
-    let headers = each(&spec.headers, &format!("{at}.headers"), header)?;
-    Ok(model::HttpMatch { methods: spec.methods.clone(), path, hosts: spec.hosts.clone(), headers })
+    let headers = mistakes.keep(each(&spec.headers, &format!("{at}.headers"), header)).unwrap_or_default();
+    let (methods, hosts) = (spec.methods.clone(), spec.hosts.clone());
+    mistakes.or(model::HttpMatch { methods, path, hosts, headers })
+}
+
+fn path_match(spec: &PathMatch, at: &str) -> Result<model::PathMatch> {
+    if let Some(fault) = path::fault(&spec.value) {
+        return wrong(&format!("{at}.path.value"), format!("no request can match it: {fault}"));
+    }
+    if spec.value.contains('?') {
+        return wrong(&format!("{at}.path.value"), "queries are not looked at; leave '?' and the rest out");
+    }
+    let value = spec.value.clone();
+    Ok(match spec.kind {
+        PathType::Exact => model::PathMatch::Exact(value),
+        PathType::PathPrefix => model::PathMatch::Prefix(value),
+    })
 }
 
 fn header(spec: &HeaderMatch, at: &str) -> Result<model::HeaderMatch> {
@@ -247,8 +358,12 @@ fn header(spec: &HeaderMatch, at: &str) -> Result<model::HeaderMatch> {
     Ok(model::HeaderMatch { name, value })
 }
 
+/// All of a list, or all that is wrong in it.
 fn each<S, T>(specs: &[S], at: &str, mut compile: impl FnMut(&S, &str) -> Result<T>) -> Result<Vec<T>> {
-    specs.iter().enumerate().map(|(index, spec)| compile(spec, &format!("{at}[{index}]"))).collect()
+    let mut mistakes = Mistakes::default();
+    let compiled = specs.iter().enumerate().map(|(i, spec)| compile(spec, &format!("{at}[{i}]")));
+    let compiled = compiled.filter_map(|read| mistakes.keep(read)).collect();
+    mistakes.or(compiled)
 }
 
 fn ports(spec: Option<&Vec<u16>>, at: &str) -> Result<Ports> {
@@ -289,11 +404,11 @@ fn timeouts(spec: &Timeouts, at: &str) -> Result<model::Timeouts> {
         Some(Some(limit)) => Ok(Some(limit)),
         Some(None) => wrong(&format!("{at}.{field}"), "is no duration: write 10s, 250ms, 1h30m"),
     };
-    Ok(model::Timeouts {
-        request: limit(&spec.request, "request")?,
-        backend_request: limit(&spec.backend_request, "backendRequest")?,
-        idle: limit(&spec.idle, "idle")?,
-    })
+    let mut mistakes = Mistakes::default();
+    let request = mistakes.keep(limit(&spec.request, "request")).flatten();
+    let backend_request = mistakes.keep(limit(&spec.backend_request, "backendRequest")).flatten();
+    let idle = mistakes.keep(limit(&spec.idle, "idle")).flatten();
+    mistakes.or(model::Timeouts { request, backend_request, idle })
 }
 
 /// GEP-2257: up to four numbers with unit h, m, s or ms.
@@ -320,8 +435,16 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     None
 }
 
+fn no_service<T>(at: &str, name: &str) -> Result<T> {
+    clash(at, format!("there is no service {name}; services are called namespace/name:port in this file"))
+}
+
 pub(super) fn wrong<T>(at: &str, problem: impl Into<String>) -> Result<T> {
-    Err(Mistake { at: at.to_owned(), problem: problem.into() })
+    Err(Mistakes(vec![Mistake { at: at.to_owned(), problem: problem.into(), between: false }]))
+}
+
+fn clash<T>(at: &str, problem: impl Into<String>) -> Result<T> {
+    Err(Mistakes(vec![Mistake { at: at.to_owned(), problem: problem.into(), between: true }]))
 }
 
 #[cfg(test)]
@@ -332,13 +455,21 @@ mod tests {
 
     fn read(text: &str) -> std::result::Result<Compiled, String> {
         let file: File = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
-        compile(&file).map_err(|mistake| mistake.to_string())
+        compile(&file).map_err(|Mistakes(all)| {
+            let lines: Vec<_> = all.iter().map(|m| format!("{}: {}", m.at, m.problem)).collect();
+            lines.join("\n")
+        })
     }
 
     #[test]
     fn the_example_is_understood() {
         let compiled = read(EXAMPLE).unwrap();
-        assert_eq!(compiled.listeners.len(), 3);
+        assert_eq!(compiled.listeners.len(), 4);
+        assert_eq!(compiled.listeners[3].source, original_destination::Source::Asked { pass: false });
+        let by_host = compiled.hosts["pay.example.com:80"];
+        assert_eq!(compiled.hosts["payments.shop:80"], by_host);
+        assert_eq!(compiled.hosts["payments:80"], by_host);
+        assert!(compiled.destinations.contains_key(&by_host) && !compiled.hosts.contains_key("payments:81"));
         assert_eq!(compiled.listeners[2].source, original_destination::Source::Redirected);
         let by_listener = &compiled.destinations[&"127.0.0.1:8001".parse().unwrap()];
         assert_eq!(by_listener, &compiled.destinations[&"10.96.0.7:80".parse().unwrap()]);

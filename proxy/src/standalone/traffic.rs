@@ -2,64 +2,105 @@
 
 use byrnie_model::{self as model, Traffic};
 use http::{HeaderName, Method};
+#[cfg(test)]
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::compile::{Result, duration, wrong};
+#[cfg(test)]
+use super::schema;
 
 /// How calls to a service are made.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Spec {
+    /// What is sent again after an application may have seen it.
     retry: Option<Retry>,
+    /// How much is sent again at most.
     retry_budget: Option<RetryBudget>,
+    /// When an endpoint gets no requests for a while.
     circuit_breaker: Option<CircuitBreaker>,
+    /// Which endpoint is next.
     load_balancing: Option<LoadBalancing>,
 }
 
+/// What is sent again.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Retry {
+    /// How often beyond the first time: 0 to 10. Default: 2.
+    #[cfg_attr(test, schemars(range(min = 0, max = 10)))]
     attempts: Option<u32>,
+    /// Statuses after which it is done, 500 to 599. Default: none.
     #[serde(default)]
     codes: Vec<u16>,
+    /// Codes of gRPC after which it is done, as in Unavailable. Default: none.
     #[serde(default)]
     grpc_codes: Vec<String>,
+    /// Methods that may be sent again. Default: GET, HEAD, OPTIONS, PUT, DELETE.
     methods: Option<Vec<String>>,
+    /// Pause before the first; doubles each time. Default: 25ms.
+    #[cfg_attr(test, schemars(schema_with = "schema::duration"))]
     backoff: Option<String>,
 }
 
+/// How much is sent again at most.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RetryBudget {
+    /// Percent of the requests, 0 to 100. Default: 20.
     percent: Option<u32>,
+    /// And so many per second besides, up to 1000000. Default: 10.
     min_per_second: Option<u32>,
 }
 
+/// When an endpoint gets no requests for a while.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct CircuitBreaker {
+    /// So many failures in a row, up to 1000; 0: a row ejects nobody. Default: 5.
     consecutive_failures: Option<u32>,
+    /// Too few successes within ten seconds. Default: below 80 % of at least 20.
     success_rate: Option<SuccessRate>,
+    /// Percent of the endpoints that may be out at a time. Default: 50.
     max_ejection_percent: Option<u32>,
+    /// How long the first time; doubles with each probe that fails. Default: 1s.
+    #[cfg_attr(test, schemars(schema_with = "schema::duration"))]
     base_ejection: Option<String>,
+    /// How long at most. Default: 1m.
+    #[cfg_attr(test, schemars(schema_with = "schema::duration"))]
     max_ejection: Option<String>,
 }
 
+/// Which share of successes is too low.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct SuccessRate {
+    /// Below so many percent; 0: the share ejects nobody.
     percent: u32,
+    /// Of at least so many requests, up to 1000000. Default: 20.
     min_requests: Option<u32>,
 }
 
+/// Which endpoint is next.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct LoadBalancing {
+    /// PeakEwma is the default.
     algorithm: Algorithm,
+    /// With ConsistentHash: of what.
     hash: Option<Hash>,
 }
 
+/// PeakEwma, LeastRequest, RoundRobin or ConsistentHash.
 #[derive(Clone, Copy, Debug, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 enum Algorithm {
     PeakEwma,
     LeastRequest,
@@ -69,24 +110,34 @@ enum Algorithm {
 
 /// Exactly one of its fields.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Hash {
+    /// A header's first value.
     header: Option<String>,
+    /// A cookie's value.
     cookie: Option<String>,
+    /// The caller's address. Default: false.
     #[serde(default)]
     source: bool,
 }
 
 /// What the application takes of all its callers together.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Limits {
+    /// Adaptive: as many requests at a time as are answered about as fast as when there is little to do. Default: Off.
     concurrency: Option<Concurrency>,
+    /// What is more is answered 429. Default: no limit.
     requests_per_second: Option<u32>,
+    /// How many may come at once after a pause. Default: requestsPerSecond.
     burst: Option<u32>,
 }
 
+/// Adaptive or Off.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 enum Concurrency {
     Adaptive,
     Off,
@@ -94,23 +145,35 @@ enum Concurrency {
 
 /// What is done to requests on purpose.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(super) struct Faults {
+    /// Sent later.
     delay: Option<Delay>,
+    /// Answered instead of being sent.
     abort: Option<Abort>,
 }
 
+/// Requests that are sent later.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Delay {
+    /// Percent of the requests, 0 to 100.
     percent: u32,
+    /// By how much.
+    #[cfg_attr(test, schemars(schema_with = "schema::duration"))]
     time: String,
 }
 
+/// Requests that are answered instead of being sent.
 #[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Abort {
+    /// Percent of the requests, 0 to 100.
     percent: u32,
+    /// With which status, 200 to 599.
     status: u16,
 }
 

@@ -92,7 +92,12 @@ async fn a_proxy_becomes_ready() {
     let authority = Authority::new("one");
     let operator = Operator::start(&authority).await;
     let proxy = Proxy::start(&operator, &authority);
-    let admin = Admin { shared: proxy.shared.clone(), news: proxy.news.clone(), probes: Vec::new() };
+    let admin = Admin {
+        shared: proxy.shared.clone(),
+        news: proxy.news.clone(),
+        probes: Vec::new(),
+        configuration: None,
+    };
     let ready = Request::get("/ready?verbose").body(()).unwrap();
     assert_eq!(admin.answer(&ready).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     proxy.connected(&operator).await;

@@ -14,6 +14,7 @@ use byrnie_model::{
 use byrnie_proxy::{
     access_log::AccessLog,
     drain::Drain,
+    hosts::Hosts,
     listener::Listener,
     metrics::{Direction, Metrics},
     original_destination::Source,
@@ -120,6 +121,7 @@ impl Proxy {
             identity,
             workload: None.into(),
             destinations: Destinations::default(),
+            hosts: Hosts::default(),
             metrics: Arc::new(Metrics::default()),
             log: AccessLog::off(),
             standings: Arc::default(),

@@ -163,9 +163,9 @@ async fn target(
     pass: bool,
 ) -> Result<Target, Reject> {
     let shared = &worker.shared;
-    let port = match authority.port() {
-        None => default_port,
-        Some(port) => Some(port.as_u16()),
+    let port = match authority.as_str().strip_prefix(authority.host()) {
+        Some("") => default_port,
+        _ => authority.port_u16(),
     };
     let port = port.filter(|port| *port > 0).ok_or(reject::BAD_TARGET)?;
     let host = authority.host().trim_end_matches('.').to_ascii_lowercase();

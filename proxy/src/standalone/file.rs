@@ -32,6 +32,7 @@ pub(super) struct File {
     #[cfg_attr(test, schemars(range(min = 1, max = 64)))]
     pub(super) workers: usize,
     /// What gets a line on standard output: all, denied (what was refused or failed) or off. Default: denied. Takes a restart to change.
+    #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "schema::access_log"))]
     pub(super) access_log: Option<String>,
     /// Whose proxy this is. Takes a restart to change.
@@ -198,12 +199,14 @@ pub(super) enum Protocol {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Timeouts {
     /// From the request's last header to the response's last byte. Default: no limit.
+    #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "schema::duration"))]
     pub(super) request: Option<String>,
     /// From sending a request to one endpoint to the first byte of its response. Default: no limit.
     #[cfg_attr(test, schemars(schema_with = "schema::duration"))]
     pub(super) backend_request: Option<String>,
     /// Without a byte in either direction. Default: no limit.
+    #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "schema::duration"))]
     pub(super) idle: Option<String>,
 }
@@ -216,6 +219,7 @@ pub(super) struct Endpoint {
     /// ADDRESS:PORT.
     pub(super) address: SocketAddr,
     /// Who must answer there, as spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT: mutual TLS, and nobody else is spoken to. Left out: plaintext.
+    #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "schema::spiffe_id"))]
     pub(super) identity: Option<SpiffeId>,
     /// Name of the pod, for logs. Default: empty.
@@ -241,6 +245,7 @@ pub(super) struct EndpointsFrom {
     /// A name with SRV records, as in _http._tcp.example.com. The lowest priority that has an address counts; weights are kept as ratios up to 10 to 1.
     pub(super) srv: Option<String>,
     /// Who must answer at the addresses that DNS knows, as spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT. Left out: plaintext. In a file each endpoint has its own.
+    #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "schema::spiffe_id"))]
     pub(super) identity: Option<SpiffeId>,
 }
@@ -334,6 +339,7 @@ pub(super) struct Policy {
     /// NAMESPACE/NAME, for logs and metrics.
     pub(super) name: String,
     /// Ports of the application that it governs, 1 to 65535. Left out: all.
+    #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "schema::ports"))]
     pub(super) ports: Option<Vec<u16>>,
     /// Allow: on its ports, what no rule allows is refused. Deny: what a rule matches is refused, whatever else allows it. Default: Allow.
@@ -359,6 +365,7 @@ pub(super) struct Rule {
     /// Callers, any of them. Empty: nobody.
     pub(super) sources: Vec<Source>,
     /// Ports of the application, 1 to 65535. Left out: all that the policy governs.
+    #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "schema::ports"))]
     pub(super) ports: Option<Vec<u16>>,
     /// Requests, any of them. Left out: every request, and connections that are not HTTP.
@@ -374,6 +381,7 @@ pub(super) struct Source {
     /// A caller with this identity.
     pub(super) service_account: Option<ServiceAccount>,
     /// Every caller, also without identity where plaintext is taken: only true can be written.
+    #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "schema::only_true"))]
     pub(super) anyone: Option<bool>,
 }
@@ -384,6 +392,7 @@ pub(super) struct Source {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ServiceAccount {
     /// Left out: the proxy's own.
+    #[serde(default)]
     #[cfg_attr(test, schemars(schema_with = "schema::trust_domain"))]
     pub(super) trust_domain: Option<TrustDomain>,
     /// A DNS label.

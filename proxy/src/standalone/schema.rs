@@ -72,6 +72,36 @@ mod tests {
     }
 
     #[test]
+    fn only_what_has_no_default_is_required() {
+        let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+        let of = |schema: &Value| match schema["required"].as_array() {
+            Some(fields) => fields.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+            None => String::new(),
+        };
+        let mut required = vec![("File", of(&schema))];
+        required
+            .extend(schema["$defs"].as_object().unwrap().iter().map(|(name, it)| (name.as_str(), of(it))));
+        required.retain(|(_, fields)| !fields.is_empty());
+        let expected = [
+            ("File", "trustDomain identity listeners"),
+            ("Endpoint", "address"),
+            ("HeaderMatch", "name"),
+            ("IdentityFiles", "chain key roots"),
+            ("Listener", "direction listen"),
+            ("PathMatch", "type value"),
+            ("Policy", "name rules"),
+            ("PortMtls", "port mode"),
+            ("PortProtocol", "port protocol"),
+            ("Route", "split"),
+            ("Rule", "sources"),
+            ("Service", "name"),
+            ("ServiceAccount", "namespace name"),
+            ("Share", "service weight"),
+        ];
+        assert_eq!(required, expected.map(|(name, fields)| (name, fields.to_owned())));
+    }
+
+    #[test]
     fn every_field_is_described() {
         fn look(at: &str, schema: &Value) {
             for (name, field) in schema["properties"].as_object().into_iter().flatten() {

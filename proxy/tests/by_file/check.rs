@@ -158,6 +158,7 @@ fn certificates_are_tried() {
         let (status, said) = files.change(from, to);
         assert!(status == 1 && said.contains(expected), "{to}: {said}");
     }
+    files.write("proxy.yaml", GOOD);
     certificates(&files.0, &["payments"]);
     let (status, said) = files.check("text");
     assert!(

@@ -1,6 +1,10 @@
 //! A listener that applications are told by `http_proxy`, asked by curl.
 
-use std::{net::TcpListener, process::Command};
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    process::Command,
+};
 
 use crate::rig::{Mesh, application, ask, endpoint, serve, service, until};
 
@@ -92,6 +96,13 @@ fn what_is_no_service_is_refused() {
         let answer = curl(&mesh, arguments);
         assert!(answer.contains(expected), "{arguments:?}: {answer}");
         assert!(answer.contains("unknown-host") || answer.contains("no-address"), "{arguments:?}: {answer}");
+    }
+    for host in ["payments:0", "payments:99999", "payments:x", "payments:"] {
+        let mut stream = TcpStream::connect(mesh.web.listen).unwrap();
+        write!(stream, "GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400"), "{host}: {answer}");
     }
     let direct = ask(mesh.web.listen, "/").unwrap();
     assert!(direct.starts_with("HTTP/1.1 400") && direct.contains("no-host-asked"), "{direct}");

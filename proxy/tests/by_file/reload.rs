@@ -22,7 +22,7 @@ struct Load {
 
 impl Load {
     fn on(listen: SocketAddr) -> Self {
-        let (stop, asked): (Arc<AtomicBool>, Arc<AtomicUsize>) = Default::default();
+        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let threads = (0..4).map(|number| {
             let (stop, asked) = (stop.clone(), asked.clone());
             thread::spawn(move || {
@@ -168,12 +168,10 @@ fn listeners_move_and_change_their_meaning() {
         service(&format!("endpoints: [{}]", endpoint(mesh.payments.listen)))
     );
     let listeners = |which: &[(SocketAddr, &str)]| {
-        let mut text = "listeners:\n".to_owned();
-        for (address, service) in which {
-            text +=
-                &format!("- {{direction: Outbound, listen: '{address}', service: 'shop/{service}:80'}}\n");
-        }
-        text + &services
+        let each = which.iter().map(|(address, service)| {
+            format!("- {{direction: Outbound, listen: '{address}', service: 'shop/{service}:80'}}\n")
+        });
+        format!("listeners:\n{}{services}", each.collect::<String>())
     };
     mesh.web.write(&listeners(&[(first, "payments"), (second, "payments")]));
     mesh.web.hangup();

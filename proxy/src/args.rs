@@ -102,7 +102,7 @@ Options:
                  environment (BYRNIE_*), the files in /var/run/byrnie and the operator.
 
 Environment:
-  BYRNIE_LOG            what to log: error, warn, info (default), debug, trace, or
+  BYRNIE_LOG            what to log: error, warn, info (default), debug, or
                         per module, for example 'info,byrnie_proxy::control=debug'
   BYRNIE_ACCESS_LOG     all, denied (default: what was refused or failed), or off
   BYRNIE_WORKERS        threads that carry traffic (default 1)

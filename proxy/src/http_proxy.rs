@@ -23,6 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use crate::{
     activity::{Activity, End},
     body::ProxyBody,
+    cork::cork,
     http1_guard::{Guard, MAX_HEAD},
     linger::Lingering,
     pace::{Pace, Paced},
@@ -137,11 +138,17 @@ pub async fn http2<H: Handler>(stream: Stream, handler: Rc<H>, streams: u32) {
         .max_header_list_size(16 * 1024)
         .keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(20));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(Lingering::new(stream)), service));
+    let (stream, cork) = cork(Lingering::new(stream));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     loop {
+        let turn = poll_fn(|cx| {
+            let polled = connection.as_mut().poll(cx);
+            cork.end_turn(cx);
+            polled
+        });
         tokio::select! {
             biased;
-            _ = connection.as_mut() => return,
+            _ = turn => return,
             end = activity.ending() => match end {
                 End::AfterRequests => connection.as_mut().graceful_shutdown(),
                 End::AtOnce => return,

@@ -18,6 +18,7 @@ pub mod breaker;
 pub mod certificate;
 pub mod client_hello;
 pub mod control;
+pub mod cork;
 pub mod deadline;
 pub mod destination;
 pub mod detect;

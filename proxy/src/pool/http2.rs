@@ -16,9 +16,10 @@ use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{sync::Notify, task::spawn_local, time::Instant};
 
-use super::{Cause, Connection, Lease, Life, Local, Pool, SendError};
+use super::{Cause, Connection, Lease, Life, Pool, SendError};
 use crate::{
     body::ProxyBody,
+    cork::cork,
     dial::{DialError, dial},
     http_proxy::{CONNECTION_WINDOW, MAX_UNSENT, STREAM_WINDOW},
     worker::Worker,
@@ -129,7 +130,8 @@ impl Pool {
         // whoever speaks HTTP/2 reads on while streams stall
         dialled.vigilance.set(true);
         let opened = self.count(worker, "http2");
-        let mut builder = http2::Builder::new(Local);
+        let (stream, cork) = cork(dialled.stream);
+        let mut builder = http2::Builder::new(cork);
         builder
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -138,7 +140,7 @@ impl Pool {
             .max_header_list_size(16 * 1024)
             .keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(20));
-        let handshake = builder.handshake(TokioIo::new(dialled.stream)).await;
+        let handshake = builder.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| DialError::Connect {
             address: self.endpoint.address,
             source: io::Error::other(error),

@@ -89,7 +89,7 @@ impl Destination {
 
     /// The latest version, waiting for the first one.
     pub async fn resolve(&self, worker: &Worker) -> Option<Rc<Resolved>> {
-        self.used.set(Instant::now());
+        self.used.set(worker.now());
         if let Some(resolved) = self.latest(worker) {
             return Some(resolved);
         }

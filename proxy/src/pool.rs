@@ -142,7 +142,7 @@ impl Pool {
 
 impl Life {
     fn new(worker: &Worker, dialled: &Dialled) -> Self {
-        let now = Instant::now();
+        let now = worker.now();
         let oldest = now + MAX_AGE.mul_f32(1.0 - 0.1 * fastrand::f32());
         let expires = dialled.expires.map_or(oldest, |certificate| certificate.min(oldest));
         // what is overtaken serves whoever waits for it, and nobody else
@@ -178,7 +178,7 @@ impl Drop for Lease {
             Some(Connection::Http1(connection)) => self.pool.put_http1(connection, &self.worker),
             Some(Connection::Http2(connection)) => {
                 connection.streams.set(connection.streams.get() - 1);
-                connection.life.idle_since.set(Instant::now());
+                connection.life.idle_since.set(self.worker.now());
             }
             None => {}
         }

@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -55,7 +55,15 @@ pub enum Stream {
     /// The application's bytes as they are.
     Plain(Prefixed),
     /// Within the mesh.
-    Mesh(Box<TlsStream<Prefixed>>),
+    Mesh(Box<Mesh>),
+}
+
+/// TLS within the mesh.
+#[derive(Debug)]
+pub struct Mesh {
+    tls: TlsStream<Prefixed>,
+    /// Nothing is left to be read until the socket has more. HTTP asks so often that TLS need not look each time.
+    drained: bool,
 }
 
 impl Prefixed {
@@ -90,6 +98,15 @@ impl Prefixed {
         self.holds()
     }
 
+    /// Whether a read would find something.
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.holds()?;
+        match (&self.tie, self.tcp.poll_read_ready(cx)) {
+            (Some(tie), Poll::Pending) => tie.wait(cx),
+            (_, polled) => polled,
+        }
+    }
+
     /// The socket.
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp
@@ -112,7 +129,7 @@ impl From<TcpStream> for Prefixed {
 impl Stream {
     /// TLS whose handshake is done.
     pub fn mesh(tls: impl Into<TlsStream<Prefixed>>) -> Self {
-        Self::Mesh(Box::new(tls.into()))
+        Self::Mesh(Box::new(Mesh { tls: tls.into(), drained: false }))
     }
 
     /// Within the mesh, for as long as the certificates are trusted that it stands on.
@@ -125,7 +142,7 @@ impl Stream {
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(plain) => &plain.tcp,
-            Self::Mesh(tls) => &tls.get_ref().0.tcp,
+            Self::Mesh(mesh) => &mesh.tls.get_ref().0.tcp,
         }
     }
 }
@@ -182,11 +199,22 @@ impl AsyncWrite for Prefixed {
     }
 }
 
+impl Mesh {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.drained {
+            ready!(self.tls.get_ref().0.poll_ready(cx))?;
+        }
+        let polled = Pin::new(&mut self.tls).poll_read(cx, buf);
+        self.drained = polled.is_pending();
+        polled
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(plain) => Pin::new(plain).poll_read(cx, buf),
-            Self::Mesh(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::Mesh(mesh) => mesh.poll_read(cx, buf),
         }
     }
 }
@@ -195,7 +223,7 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(plain) => Pin::new(plain).poll_write(cx, buf),
-            Self::Mesh(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::Mesh(mesh) => Pin::new(&mut mesh.tls).poll_write(cx, buf),
         }
     }
 
@@ -206,28 +234,28 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(plain) => Pin::new(plain).poll_write_vectored(cx, bufs),
-            Self::Mesh(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+            Self::Mesh(mesh) => Pin::new(&mut mesh.tls).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(plain) => plain.is_write_vectored(),
-            Self::Mesh(tls) => tls.is_write_vectored(),
+            Self::Mesh(mesh) => mesh.tls.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(plain) => Pin::new(plain).poll_flush(cx),
-            Self::Mesh(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Mesh(mesh) => Pin::new(&mut mesh.tls).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(plain) => Pin::new(plain).poll_shutdown(cx),
-            Self::Mesh(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Mesh(mesh) => Pin::new(&mut mesh.tls).poll_shutdown(cx),
         }
     }
 }

@@ -278,6 +278,11 @@ impl Worker {
         self.generation.get()
     }
 
+    /// The time, a sweep old at most: for limits that are much longer.
+    pub fn now(&self) -> Instant {
+        Instant::from_std(self.clock.get())
+    }
+
     /// Starts to watch over a connection.
     pub fn watch_over(&self, ends: Ends, arriving: Option<InFlight>) -> Rc<Activity> {
         self.watch(Activity::new(&self.clock, ends, None, arriving))

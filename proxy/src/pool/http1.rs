@@ -7,11 +7,7 @@ use http::{Request, Response, header};
 use http_body::Body;
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    sync::Notify,
-    task::spawn_local,
-    time::{Instant, timeout},
-};
+use tokio::{sync::Notify, task::spawn_local, time::timeout};
 
 use super::{Cause, Connection, Lease, Life, MAX_HTTP1, Pool, QUEUE_LIMIT, SendError};
 use crate::{
@@ -93,7 +89,7 @@ impl Pool {
 
     fn take_http1(&self, worker: &Worker) -> Option<Http1> {
         let mut idle = self.http1.borrow_mut();
-        let now = Instant::now();
+        let now = worker.now();
         let mut at = idle.len();
         while at > 0 {
             at -= 1;
@@ -129,7 +125,7 @@ impl Pool {
     pub(super) fn put_http1(&self, connection: Http1, worker: &Worker) {
         let mut idle = self.http1.borrow_mut();
         let life = &connection.life;
-        life.idle_since.set(Instant::now());
+        life.idle_since.set(worker.now());
         if !connection.sender.is_closed() && idle.len() < MAX_IDLE && life.generation == worker.generation() {
             idle.push(connection);
             if self.http1_open.get() >= MAX_HTTP1 {

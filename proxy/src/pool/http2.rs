@@ -14,7 +14,7 @@ use byrnie_identity::Alpn;
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{sync::Notify, task::spawn_local, time::Instant};
+use tokio::{sync::Notify, task::spawn_local};
 
 use super::{Cause, Connection, Lease, Life, Pool, SendError};
 use crate::{
@@ -72,7 +72,7 @@ impl Pool {
         loop {
             let full = {
                 let mut open = self.http2.borrow_mut();
-                let now = Instant::now();
+                let now = worker.now();
                 open.retain(|c| !c.sender.is_closed() && c.life.is_good(worker, now));
                 match open.iter().min_by_key(|c| c.streams.get()) {
                     Some(c)

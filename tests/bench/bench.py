@@ -1,6 +1,7 @@
 """The run: chains alternate in rounds, so that what the machine does meanwhile meets all of them."""
 
 import argparse
+import json
 import os
 import pathlib
 import time
@@ -9,10 +10,12 @@ import chains
 import figures
 import instructions
 import loads
+import variants
 
 CONNECTIONS = 32
 RATE = 1500
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs" / "benchmarks.md"
+STEADY = DOCUMENT.with_suffix(".json")
 
 
 def options():
@@ -26,6 +29,8 @@ def options():
     parser.add_argument("--requests", type=int, default=2000, help="whose instructions are counted; 0: skip (default 2000)")
     parser.add_argument("--markdown", nargs="?", type=pathlib.Path, const=DOCUMENT, metavar="FILE",
                         help="also write the figures into FILE, between its marks (default docs/benchmarks.md)")
+    parser.add_argument("--check", action="store_true",
+                        help="only what a busy machine does not move, beside the committed figures (docs/benchmarks.json)")
     parser.add_argument("--directory", default=".", help=argparse.SUPPRESS)  # given by `run`, which removes it
     chosen = parser.parse_args()
     if chosen.quick:
@@ -41,9 +46,14 @@ def main():
     chosen = options()
     byrnie = str(pathlib.Path(os.environ["BYRNIE_BUILD"]).resolve() / "bin" / "byrnie-proxy")
     begin, busy, ours = time.monotonic(), machine_seconds(), our_seconds()
-    world = chains.World(chosen.directory)
+    os.environ["BYRNIE_APPS"] = apps = str(pathlib.Path(byrnie).with_name("byrnie-apps"))
+    world = chains.World(chosen.directory, apps)
     compared = chains.all_chains(byrnie)
     result = figures.Figures()
+    steady(pathlib.Path(byrnie), result)
+    if chosen.check:
+        count_instructions(compared[1], world, chosen.requests, result)
+        return print("\n" + result.moves(json.loads(STEADY.read_text())))
     for chain in compared:
         chain.start(world)
     time.sleep(1)
@@ -57,12 +67,9 @@ def main():
             print(" " + measure(chain, chosen.seconds, result), flush=True)
     for chain in compared[1:]:
         chain.stop()
+    variants.measure(compared[1:], world, 2000 if chosen.quick else 20_000, chosen.quick, result)
     for chain in compared[1:] if chosen.requests else []:
-        print(f"instructions: {figures.CHAINS[chain.name]} ...", end="", flush=True)
-        (client, server), http2 = instructions.per_request(chain, world, chosen.requests)
-        result.add(chain.name, instructions=(client + server) / 1e3, instructions_client=client / 1e3,
-                   instructions_server=server / 1e3, instructions_http2=sum(http2) / 1e3)
-        print(f" {(client + server) / 1e3:.1f} thousand, HTTP/2 {sum(http2) / 1e3:.1f} thousand", flush=True)
+        count_instructions(chain, world, chosen.requests, result)
 
     busy, ours = machine_seconds() - busy, our_seconds() - ours
     others = max(busy - ours, 0) / (time.monotonic() - begin) / os.cpu_count()
@@ -74,6 +81,24 @@ def main():
     print(f"\n{text}\n\n{time.monotonic() - begin:.0f} s")
     if chosen.markdown:
         figures.write_between_marks(chosen.markdown, text)
+        chosen.markdown.with_suffix(".json").write_text(json.dumps(result.steady(), indent=2) + "\n")
+
+
+def steady(byrnie, result):
+    """What was counted while the binaries were built."""
+    result.add("byrnie", size=byrnie.stat().st_size / (1 << 20))
+    counted = byrnie.parents[1] / "allocations.txt"
+    if counted.is_file():
+        http1, http2 = (loads.number(rf"{protocol} ([\d.]+)", counted.read_text()) for protocol in ("HTTP/1.1", "HTTP/2"))
+        result.add("byrnie", allocations_http1=http1, allocations_http2=http2)
+
+
+def count_instructions(chain, world, requests, result):
+    print(f"instructions: {figures.CHAINS[chain.name]} ...", end="", flush=True)
+    (client, server), http2 = instructions.per_request(chain, world, requests)
+    result.add(chain.name, instructions=(client + server) / 1e3, instructions_client=client / 1e3,
+               instructions_server=server / 1e3, instructions_http2=sum(http2) / 1e3)
+    print(f" {(client + server) / 1e3:.1f} thousand, HTTP/2 {sum(http2) / 1e3:.1f} thousand", flush=True)
 
 
 def measure(chain, seconds, result):
@@ -103,11 +128,23 @@ def measure(chain, seconds, result):
         result.add(chain.name, http2_cpu=(chain.cpu() - cpu) / requests * 1e6)
 
     cpu = chain.cpu()
+    calls, grpc = loads.grpc(chain.grpc, seconds)
+    result.add(chain.name, grpc_rps=grpc)
+    if memory:
+        result.add(chain.name, grpc_cpu=(chain.cpu() - cpu) / calls * 1e6)
+
+    cpu = chain.cpu()
+    opened, new = loads.new_connections(chain.stream, max(seconds // 2, 1), CONNECTIONS // 2)
+    result.add(chain.name, new_rps=new)
+    if memory:
+        result.add(chain.name, new_cpu=(chain.cpu() - cpu) / opened * 1e6)
+
+    cpu = chain.cpu()
     received, rate = loads.stream(chain.stream, seconds / 2)
     result.add(chain.name, stream_rate=rate * 8 / 1e9)
     if memory:
         result.add(chain.name, stream_cpu=(chain.cpu() - cpu) / (received / (1 << 30)) * 1e3)
-    return f"{rps:,.0f}/s, p99 {p99:.2f} ms at {RATE:,}/s, HTTP/2 {http2:,.0f}/s, stream {rate * 8 / 1e9:.1f} Gbit/s"
+    return f"{rps:,.0f}/s, p99 {p99:.2f} ms at {RATE:,}/s, HTTP/2 {http2:,.0f}/s, gRPC {grpc:,.0f}/s, new {new:,.0f}/s, stream {rate * 8 / 1e9:.1f} Gbit/s"
 
 
 def machine_seconds():

@@ -10,6 +10,7 @@ import time
 
 CONFIGS = pathlib.Path(__file__).parent / "configs"
 STREAM_BYTES = 64 << 20
+ENDPOINTS = "10.78.0.0/16"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -18,7 +19,8 @@ class Chain:
 
     def __init__(self, name, addresses, peers=(), client=None, server=None):
         self.name = name
-        self.http1, self.http2, self.stream = addresses
+        self.addresses = addresses
+        self.http1, self.http2, self.stream, self.grpc = addresses
         self.peers = peers  # where the server's proxy listens
         self.commands = {"client": client, "server": server} if client else {}
         self.processes = {}
@@ -26,24 +28,38 @@ class Chain:
     def start(self, world, wrapper=()):
         for side, command in self.commands.items():
             self.processes[side] = world.start(side, [*wrapper, *command])
-        for address in (*self.peers, self.http1, self.http2, self.stream):
+        for address in (*self.peers, *self.addresses):
             wait_for(address)
 
     def stop(self):
         for process in self.processes.values():
-            for pid in family(process.pid):
+            pids = family(process.pid)
+            for pid in pids:
                 os.kill(pid, signal.SIGKILL)
             process.wait()
+            # a worker holds its listeners until it has ended, too
+            while any(map(lives, pids)):
+                time.sleep(0.01)
         self.processes = {}
 
     def cpu(self):
         """CPU seconds so far, user and system, of both proxies."""
         return sum(cpu_of(pid) for process in self.processes.values() for pid in family(process.pid))
 
-    def memory(self):
+    def memory(self, sides=("client", "server")):
         """Resident and anonymous MiB of one proxy: the mean of the two."""
-        both = [memory_of(family(process.pid)) for process in self.processes.values()]
+        both = [memory_of(family(self.processes[side].pid)) for side in sides]
         return tuple(sum(values) / len(both) / 1024 for values in zip(*both))
+
+    def with_configs(self, change):
+        """The same chain with other configurations: `change` gets a name and a text, and gives another text."""
+        commands = {}
+        for side, command in self.commands.items():
+            config = next(name for name in map(os.path.basename, command) if (CONFIGS / name).is_file())
+            changed = f"other-{config}"
+            pathlib.Path(changed).write_text(change(config, (CONFIGS / config).read_text()))
+            commands[side] = [word[:-len(config)] + changed if word.endswith(config) else word for word in command]
+        return Chain(self.name, self.addresses, self.peers, **commands)
 
 
 def all_chains(byrnie):
@@ -53,11 +69,11 @@ def all_chains(byrnie):
         return ["nginx", "-p", ".", "-c", f"{os.getcwd()}/nginx-{side}.conf", "-e", "stderr", "-g", "daemon off;"]
 
     def proxied(name, port, client, server):
-        ports = [port + protocol for protocol in (1, 2, 3)]
+        ports = [port + protocol for protocol in (1, 2, 3, 4)]
         return Chain(name, [("127.0.0.1", port) for port in ports], [("10.77.0.2", port + 1000) for port in ports], client, server)
 
     return [
-        Chain("direct", [("10.77.0.2", 8001), ("10.77.0.2", 8002), ("10.77.0.2", 8003)]),
+        Chain("direct", [("10.77.0.2", port) for port in (8001, 8002, 8003, 8004)]),
         proxied("byrnie", 18100, [byrnie, "run", "--config", "byrnie-client.yaml"], [byrnie, "run", "--config", "byrnie-server.yaml"]),
         proxied("haproxy", 18200, ["haproxy", "-db", "-f", "haproxy-client.cfg"], ["haproxy", "-db", "-f", "haproxy-server.cfg"]),
         proxied("nginx", 18300, nginx("client"), nginx("server")),
@@ -67,7 +83,7 @@ def all_chains(byrnie):
 class World:
     """Two network namespaces like two pods: ours with the clients, another with the application."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, apps):
         os.chdir(directory)
         for file in CONFIGS.iterdir():
             shutil.copy(file, ".")
@@ -77,7 +93,9 @@ class World:
         self.enter = {"client": [], "server": ["nsenter", f"--net={self.second_namespace()}", "--"]}
         origin = ["nginx", "-p", ".", "-c", f"{os.getcwd()}/origin.conf", "-e", "stderr", "-g", "daemon off;"]
         self.start("server", origin)
+        self.start("server", [apps, "echo", *(f"-{other}=" for other in ("http", "tcp", "server-first", "tls")), "-grpc", ":8004"])
         wait_for(("10.77.0.2", 8001))
+        wait_for(("10.77.0.2", 8004))
 
     def start(self, side, command):
         log = open(f"{pathlib.Path(command[0]).name}-{side}.log", "ab")
@@ -95,6 +113,9 @@ class World:
                 run(*enter, "ip", "address", "add", address, "dev", "pod")
             for link in ("lo", "pod"):
                 run(*enter, "ip", "link", "set", link, "up")
+        # many endpoints: addresses that all lead to the second namespace
+        run("nsenter", f"--net={theirs}", "ip", "route", "add", "local", ENDPOINTS, "dev", "lo")
+        run("ip", "route", "add", ENDPOINTS, "via", "10.77.0.2")
         return theirs
 
 
@@ -142,6 +163,13 @@ def family(pid):
     """The process and its children."""
     children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(member for child in children for member in family(int(child)))]
+
+
+def lives(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
 
 
 def cpu_of(pid):

@@ -18,19 +18,42 @@ ROWS = {
     "rate cpu": (None, "CPU per request", "µs", 1),
     "http2 rps": ("HTTP/2, 8 connections of 16 streams, as fast as answers come", "throughput", "requests/s", 0),
     "http2 cpu": (None, "CPU per request", "µs", 1),
+    "grpc rps": ("gRPC, unary calls of 1 KiB, 8 connections of 16 streams, as fast as answers come", "throughput", "calls/s", 0),
+    "grpc cpu": (None, "CPU per call", "µs", 1),
+    "new rps": ("New TCP connections, each with a mutual TLS handshake of its own and one small request", "rate", "connections/s", 0),
+    "new cpu": (None, "CPU per connection", "µs", 0),
     "stream rate": ("Opaque TCP, one connection that carries a large file", "throughput", "Gbit/s", 2),
     "stream cpu": (None, "CPU per GiB", "ms", 0),
     "idle rss": ("Memory of one proxy", "resident, idle", "MiB", 1),
     "idle anonymous": (None, "anonymous, idle", "MiB", 1),
     "load rss": (None, "resident, under load", "MiB", 1),
     "load anonymous": (None, "anonymous, under load", "MiB", 1),
+    "idle tcp": ("Memory of one proxy for an idle connection, in and out", "1,000 TCP connections", "KiB", 1),
+    "idle http 1000": (None, "1,000 HTTP/1.1 connections of clients", "KiB", 1),
+    "idle http 10000": (None, "10,000 HTTP/1.1 connections of clients", "KiB", 1),
+    "idle cpu": (None, "CPU per request while 10,000 are idle", "µs", 1),
+    "endpoints 1": ("CPU per request over HTTP/1.1, of endpoints", "1", "µs", 1),
+    "endpoints 10": (None, "10", "µs", 1),
+    "endpoints 100": (None, "100", "µs", 1),
+    "endpoints 1000": (None, "1,000", "µs", 1),
+    "endpoints rss": (None, "resident, client's proxy, 1,000 endpoints", "MiB", 1),
+    "rules 0": ("CPU per request over HTTP/1.1, of authorization rules that do not match", "0", "µs", 1),
+    "rules 100": (None, "100", "µs", 1),
+    "rules 10000": (None, "10,000", "µs", 1),
     "instructions": ("Instructions in user space per request (callgrind)", "HTTP/1.1, both proxies", "thousand", 1),
     "instructions client": (None, "HTTP/1.1, client's proxy", "thousand", 1),
     "instructions server": (None, "HTTP/1.1, server's proxy", "thousand", 1),
     "instructions http2": (None, "HTTP/2, both proxies", "thousand", 1),
+    "allocations http1": ("Allocations per request, both proxies", "HTTP/1.1", "", 1),
+    "allocations http2": (None, "HTTP/2", "", 1),
+    "size": ("Size of the proxy's binary", "stripped", "MiB", 2),
 }
+# what depends on the code, not on what else the machine does
+STEADY = ("instructions", "instructions client", "instructions server", "instructions http2", "allocations http1",
+          "allocations http2", "size")
+MOVED = 0.02
 CHAINS = {"direct": "no proxy", "byrnie": "Byrnie", "haproxy": "HAProxy", "nginx": "nginx"}
-PEERS = ("haproxy", "nginx")
+COMPARED = ("direct", "haproxy", "nginx")
 START, END = "<!-- figures: written by tests/bench/run --markdown -->\n", "<!-- end of figures -->\n"
 
 
@@ -43,7 +66,7 @@ class Figures:
             self.values[key.replace("_", " "), chain].append(value)
 
     def table(self, rate):
-        header = ["", "unit", *CHAINS.values(), *(f"Byrnie / {CHAINS[peer]}" for peer in PEERS)]
+        header = ["", "unit", *CHAINS.values(), *(f"Byrnie / {CHAINS[peer]}" for peer in COMPARED)]
         lines = [header]
         for key, (section, what, unit, digits) in ROWS.items():
             if not self.values[key, "byrnie"]:
@@ -51,7 +74,22 @@ class Figures:
             if section:
                 lines.append([f"**{section.format(rate=f'{rate:,}')}**", *[""] * (len(header) - 1)])
             lines.append([what, unit, *(self.median(key, chain, digits) for chain in CHAINS),
-                          *(self.ratio(key, peer) for peer in PEERS)])
+                          *(self.ratio(key, peer) for peer in COMPARED)])
+        return aligned(lines)
+
+    def steady(self):
+        """Our figures that another run must give again."""
+        return {key: round(statistics.median(self.values[key, "byrnie"]), 2) for key in STEADY if self.values[key, "byrnie"]}
+
+    def moves(self, committed):
+        """Those figures beside the ones that were committed, and which of them moved."""
+        section, lines = "", [["", "unit", "committed", "now", "change"]]
+        for key, (heading, what, unit, _) in ROWS.items():
+            section = heading or section
+            if key in self.steady() and key in committed:
+                now, then = self.steady()[key], committed[key]
+                change = f"{now / then - 1:+.1%}" + (" MOVED" if abs(now / then - 1) > MOVED else "")
+                lines.append([f"{section}: {what}", unit, f"{then:,}", f"{now:,}", change])
         return aligned(lines)
 
     def median(self, key, chain, digits):
@@ -60,7 +98,9 @@ class Figures:
 
     def ratio(self, key, peer):
         """Of each round by itself, because the machine drifts: the median, and the range where there are several."""
-        ratios = [ours / theirs for ours, theirs in zip(self.values[key, "byrnie"], self.values[key, peer])]
+        ratios = [ours / theirs for ours, theirs in zip(self.values[key, "byrnie"], self.values[key, peer]) if theirs]
+        if not ratios:
+            return ""
         spread = f" ({min(ratios):.2f}–{max(ratios):.2f})" if len(ratios) > 1 else ""
         return f"{statistics.median(ratios):.2f}{spread}"
 

@@ -1,6 +1,8 @@
 """The loads. Each is bounded, and fails the bench when a request fails: figures of errors say nothing."""
 
 import collections
+import json
+import os
 import pathlib
 import re
 import select
@@ -18,9 +20,10 @@ class LoadFailed(Exception):
 class Closed:
     """HTTP/1.1 as fast as the answers come (wrk): finish() gives requests and requests per second."""
 
-    def __init__(self, address, seconds, connections):
+    def __init__(self, address, seconds, connections, *headers):
         url = "http://{}:{}/1k".format(*address)
-        self.process = subprocess.Popen(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", url],
+        fields = [word for header in headers for word in ("-H", header)]
+        self.process = subprocess.Popen(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", *fields, url],
                                         stdout=subprocess.PIPE, text=True)
 
     def finish(self):
@@ -30,13 +33,47 @@ class Closed:
         return number(r"(\d+) requests in", text), number(r"Requests/sec:\s+([\d.]+)", text)
 
 
+def new_connections(address, seconds, connections):
+    """TCP connections as fast as they come, each for one small request: how many, and how many per second."""
+    return Closed(address, seconds, connections, "Connection: close").finish()
+
+
+def grpc(address, seconds):
+    """Unary calls as fast as the answers come, between grpc-go's client and server: calls and calls per second."""
+    command = [os.environ["BYRNIE_APPS"], "load", "grpc", "--url", "{}:{}".format(*address), "--connections", "8",
+               "--streams", "16", "--body-bytes", "1024", "--duration", f"{seconds}s", "--output", "json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise LoadFailed(done.stdout)
+    report = json.loads(done.stdout)
+    return report["ok"], report["requestsPerSecond"]
+
+
+class Idle:
+    """Connections that have had one answer, and ask for nothing more."""
+
+    def __init__(self, address, count):
+        self.connections = []
+        for _ in range(count):
+            connection = socket.create_connection(address, timeout=10)
+            self.connections.append(connection)
+            connection.send(REQUEST)
+            missing = receive(connection, None)
+            while missing > 0:
+                missing = receive(connection, missing)
+
+    def close(self):
+        for connection in self.connections:
+            connection.close()
+
+
 def http2(chain, seconds):
     """HTTP/2 as fast as the answers come: requests and requests per second."""
     return h2load(chain.http2, ["-c8", "-m16", f"-D{seconds}"])
 
 
-def exactly_http1(chain, requests):
-    h2load(chain.http1, ["--h1", "-c8", f"-n{requests}"])
+def exactly_http1(chain, requests, connections=8):
+    h2load(chain.http1, ["--h1", f"-c{connections}", f"-n{requests}"])
 
 
 def exactly_http2(chain, requests):

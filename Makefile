@@ -159,9 +159,13 @@ conformance-binaries:
 
 ## ---- measure
 
-.PHONY: bench
-bench: prerequisites binaries ## Compare the proxy with HAProxy and nginx in one run; prints, never fails on speed
+.PHONY: bench bench-check allocations
+bench: prerequisites binaries allocations ## Compare the proxy with HAProxy and nginx in one run; prints, never fails on speed
 	@tests/bench/run
+bench-check: prerequisites binaries allocations ## Compare instructions, allocations and size with the committed figures; prints what moved
+	@tests/bench/run --check
+allocations:
+	$(STEP) "allocations per request" bash -c 'cargo test -q -p byrnie-proxy --test allocations -- --nocapture | tee $(OUT)/allocations.txt'
 
 .PHONY: resilience
 resilience: prerequisites apps-binary proxy-binary ## Show what the proxy does about faults and overload; prints a table, fails on a missed bar

@@ -185,7 +185,9 @@ impl<IO: AsyncWrite + Unpin> State<IO> {
         if self.waiting.is_empty() {
             self.waiting.reserve(ROOM);
         }
-        slices.iter().for_each(|slice| self.waiting.extend_from_slice(slice));
+        for slice in slices {
+            self.waiting.extend_from_slice(slice);
+        }
         Poll::Ready(Ok(length))
     }
 }
@@ -237,7 +239,7 @@ mod tests {
         assert_eq!(arrived(&mut peer, 5000).await, 0, "the turn has not ended");
         cork.turns(async {}).await;
         assert_eq!(arrived(&mut peer, 5000).await, 1004);
-        corked.write_all(&[7; 20_000]).await.unwrap();
+        corked.write_all(&vec![7; 20_000]).await.unwrap();
         assert_eq!(arrived(&mut peer, 50_000).await, 20_000, "what is large is not copied");
         corked.write_all(b"farewell").await.unwrap();
         corked.shutdown().await.unwrap();

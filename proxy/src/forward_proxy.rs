@@ -173,16 +173,15 @@ async fn target(
         return Ok(Target::Known(*address));
     }
     let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    let ip = match literal {
-        Ok(ip) => ip,
-        Err(_) => {
-            let resolver = shared.hosts.resolver.load_full().ok_or(reject::UNKNOWN_HOST)?;
-            let found = resolver.lookup_ip(host.as_str()).await.map_err(|error| {
-                tracing::debug!(%error, host, "a name that was asked for has no address");
-                reject::NO_ADDRESS
-            })?;
-            found.iter().next().ok_or(reject::NO_ADDRESS)?
-        }
+    let ip = if let Ok(ip) = literal {
+        ip
+    } else {
+        let resolver = shared.hosts.resolver.load_full().ok_or(reject::UNKNOWN_HOST)?;
+        let found = resolver.lookup_ip(host.as_str()).await.map_err(|error| {
+            tracing::debug!(%error, host, "a name that was asked for has no address");
+            reject::NO_ADDRESS
+        })?;
+        found.iter().next().ok_or(reject::NO_ADDRESS)?
     };
     let address = SocketAddr::new(ip.to_canonical(), port);
     if hosts::is_forbidden(address.ip()) || shared.pod.is_own_listener(address) {

@@ -349,7 +349,10 @@ impl Inbound {
             .await
             .map_err(|(reject, exchange)| (of_app(reject), exchange))?;
         // what it called meanwhile was asked again in vain: asking it again would multiply that
-        let given_up = || front.worker.shared.given_up.is_within(began.elapsed());
+        let given_up = || {
+            let since = Instant::now().saturating_duration_since(began);
+            front.worker.shared.given_up.is_within(since)
+        };
         if self.peer.is_some() && verdict::is_failure(&response) && given_up() {
             response.headers_mut().insert(reject::RETRY, HeaderValue::from_static(reject::NEVER));
         }

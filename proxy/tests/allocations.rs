@@ -1,6 +1,6 @@
 //! What a request allocates, in both proxies of its hop together. A process of its own, since the allocator counts for
 //! everybody in it; `make bench` prints the figures.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 #[allow(dead_code, reason = "shared with the tests of the data path")]
 #[path = "data_path/apps.rs"]

@@ -220,15 +220,15 @@ fn names(name: &ServicePort, spec: &Service, own_namespace: &str) -> Vec<String>
 
 fn endpoints_from(spec: &EndpointsFrom, at: &str) -> Result<()> {
     match spec {
-        EndpointsFrom { file: Some(_), dns: None, srv: None, identity: None } => Ok(()),
-        EndpointsFrom { file: Some(_), dns: None, srv: None, .. } => {
+        EndpointsFrom { file: Some(_), dns: None, srv: None, identity: Some(_) } => {
             wrong(&format!("{at}.identity"), "endpoints in a file have identities of their own; say it there")
         }
+        EndpointsFrom { file: Some(_), dns: None, srv: None, .. }
+        | EndpointsFrom { file: None, dns: None, srv: Some(_), .. } => Ok(()),
         EndpointsFrom { file: None, dns: Some(name), srv: None, .. } => match name_and_port(name) {
             Some(_) => Ok(()),
             None => wrong(&format!("{at}.dns"), format!("'{name}' is not NAME:PORT")),
         },
-        EndpointsFrom { file: None, dns: None, srv: Some(_), .. } => Ok(()),
         _ => wrong(at, "must be exactly one of file, dns and srv"),
     }
 }

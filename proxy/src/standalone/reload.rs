@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use byrnie_model::{self as model, Destination, Protocol, SpiffeId, Timeouts};
+use byrnie_model::{self as model, Destination, Protocol, SpiffeId, Timeouts, Traffic};
 use tokio::{
     signal::unix::Signal,
     time::{MissedTickBehavior, interval},
@@ -272,7 +272,8 @@ fn unknown(address: SocketAddr) -> Destination {
     let Some(address) = hosts::plain(address) else { return Destination::Passthrough };
     let (pod_uid, pod_name, zone) = (String::new(), String::new(), String::new());
     let endpoint = model::Endpoint { address, identity: None, pod_uid, pod_name, zone };
-    Destination::Pod { protocol: Protocol::Http1, endpoint, timeouts: Timeouts::default() }
+    let (timeouts, traffic) = (Timeouts::default(), Traffic::default());
+    Destination::Pod { protocol: Protocol::Http1, endpoint, timeouts, traffic }
 }
 
 async fn answer(shared: Arc<Shared>, known: Arc<ArcSwap<Known>>) {

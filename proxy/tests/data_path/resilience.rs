@@ -243,7 +243,10 @@ async fn a_callers_deadline_travels_and_nothing_begins_after_it() {
     let answer = get(mesh.client.outbound, "/", "byrnie-timeout: 30000\r\n").await;
     let left: u32 = heard(&answer, "byrnie-timeout: ").parse().unwrap();
     assert!((20_000..=30_000).contains(&left), "{left}");
-    let answer = get(mesh.client.outbound, "/", "grpc-timeout: 1M\r\n").await;
+    let mut client = http2::<http_body_util::Empty<bytes::Bytes>>(mesh.client.outbound).await;
+    let call = http::Request::get("http://api/").header("grpc-timeout", "1M");
+    let call = call.body(http_body_util::Empty::new()).unwrap();
+    let (_, answer, _) = text(client.send_request(call).await.unwrap()).await;
     let left: u32 = heard(&answer, "byrnie-timeout: ").parse().unwrap();
     assert!((50_000..=60_000).contains(&left), "{left}");
     assert!(heard(&answer, "grpc-timeout: ").ends_with('m'), "{answer}");

@@ -64,12 +64,14 @@ def metastability(run):
             if name == "alone":  # as many do it: no proxy, and each caller tries four times
                 callers[name] = 0.7, [f"http://{at}/" for at in apps.servers.values()], {"timeout": "500ms", "retries": 3}
             else:
-                pods = [mesh.pod([application], f"{name}-pod{index}") for index, application in enumerate(apps.servers.values())]
+                pods = [mesh.pod([application], f"{name}-pod{index}", inbound_policy=run.inbound()) for index, application in enumerate(apps.servers.values())]
                 api = run.traffic({"endpoints": [at for pod in pods for at in pod.endpoints]}, policy)
                 callers[name] = int(name[2:]) / 100, [mesh.client({"api": api}, f"{name}-client").url("api")], {"timeout": "3s"}
             warm(callers[name][1], 0.3 * measured)
         loads = {name: Load(urls, calm + trigger + after, round(measured * share), 700, poisson=True, series="100ms", **flags)
                  for name, (share, urls, flags) in callers.items()}
+        for apps in worlds.values():
+            apps.reset()
         time.sleep(calm)
         for apps in worlds.values():
             apps.become({"*": strained})
@@ -83,7 +85,7 @@ def metastability(run):
             last = goodput(series, over + 10)
             seconds = recovered(series, over)
             told = (f"{goodput(series, 0, over - trigger):.1%} before, {goodput(series, over - trigger, over):.0%} while, {goodput(series, over, over + 10):.1%} in the 10 s after; "
-                    + (f"well again after {seconds:.1f} s" if seconds is not None else "a window below 99 % to the end") + f"; {report['sent'] / report.requests:.2f} sends per request of the caller")
+                    + (f"well again after {seconds:.1f} s" if seconds is not None else "a window below 99 % to the end") + f"; {worlds[name].total('received') / sum(due for _, due, _ in series):.2f} requests at the applications per request of the caller")
             if name == "alone":
                 run.note("E4", "70 % load, no proxy, callers try 4 times: goodput later than 10 s after", f"{last:.1%}", told)
             else:

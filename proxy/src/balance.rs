@@ -14,7 +14,7 @@ use byrnie_model::{CircuitBreaker, Endpoint, LoadBalancing, Traffic};
 use tokio::time::Instant;
 
 use crate::{
-    breaker::{Breaker, Fault},
+    breaker::{Breaker, Fault, PROBATION},
     hash,
     load::Load,
     pool::Pool,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A new endpoint, or one that is back, gets its full share after this; before, a part that grows with time.
-const SLOW_START: Duration = Duration::from_secs(10);
+const SLOW_START: Duration = PROBATION;
 /// The least part.
 const COLD: f64 = 0.1;
 /// Without a good answer of anybody for this long, requests are not kept waiting for news of other endpoints.
@@ -57,6 +57,8 @@ pub struct Pending {
     member: Rc<Member>,
     sent: Instant,
     settled: Cell<bool>,
+    /// It is sent to learn whether the endpoint is back.
+    pub probe: bool,
 }
 
 /// What the choice of an endpoint may depend on.
@@ -139,7 +141,9 @@ impl Balancer {
         let untried: Vec<&Rc<Member>> = members.iter().filter(untried).collect();
         if let Some(due) = untried.iter().find(|m| m.breaker.is_due(now, choice.repeatable)) {
             due.breaker.probe();
-            return Some(Pending::new(due, now));
+            let mut pending = Pending::new(due, now);
+            pending.probe = true;
+            return Some(pending);
         }
         let well: Vec<&Rc<Member>> =
             untried.iter().copied().filter(|m| m.breaker.fault().is_none()).collect();
@@ -260,7 +264,7 @@ impl Member {
 impl Pending {
     fn new(member: &Rc<Member>, now: Instant) -> Self {
         member.load.begin();
-        Self { member: member.clone(), sent: now, settled: Cell::new(false) }
+        Self { member: member.clone(), sent: now, settled: Cell::new(false), probe: false }
     }
 
     /// Where the request went.

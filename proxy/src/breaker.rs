@@ -1,8 +1,8 @@
 //! The circuit breaker of one endpoint: what came of its requests, and whether it gets any.
 //!
 //! An endpoint is out after a row of failures or when too few requests succeed. It comes back by a probe, a single
-//! request: soon where that can cost nobody anything because it would be sent again, else ever later. One per worker.
-//! Who may be out at the same time is the balancer's business.
+//! request: soon where that can cost nobody anything because it would be sent again, else ever later. Then it is on
+//! probation: while it warms up, one failure is enough. One per worker. Who may be out at the same time is the balancer's business.
 
 use std::{
     cell::{Cell, RefCell},
@@ -16,6 +16,8 @@ use tokio::time::Instant;
 const WINDOW: usize = 10;
 /// A probe that costs nobody anything is sent after this and up to half as much again.
 const GRATIS: Duration = Duration::from_secs(1);
+/// How long an endpoint that is back must not fail once: while it warms up.
+pub const PROBATION: Duration = Duration::from_secs(10);
 
 /// One endpoint's.
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub struct Breaker {
     state: Cell<State>,
     row: Cell<u32>,
     ejections: Cell<u32>,
+    probation: Cell<Option<Instant>>,
     window: RefCell<Window>,
 }
 
@@ -57,6 +60,7 @@ impl Breaker {
             state: Cell::new(State::Closed),
             row: Cell::default(),
             ejections: Cell::default(),
+            probation: Cell::default(),
             window: RefCell::new(Window { born: now, second: 0, counts: Default::default() }),
         }
     }
@@ -98,10 +102,14 @@ impl Breaker {
         self.row.set(0);
         if let State::Closed = self.state.get() {
             self.window.borrow_mut().at(now).0 += 1;
+            if self.probation.get().is_some_and(|end| now >= end) {
+                self.probation.set(None);
+                self.ejections.set(0);
+            }
             return false;
         }
         self.state.set(State::Closed);
-        self.ejections.set(0);
+        self.probation.set(Some(now + PROBATION));
         self.window.borrow_mut().counts = Default::default();
         true
     }
@@ -130,7 +138,7 @@ impl Breaker {
                 let row = limits.consecutive_failures > 0 && self.row.get() >= limits.consecutive_failures;
                 let share = good + bad >= u64::from(limits.min_requests)
                     && good * 100 < (good + bad) * u64::from(limits.success_percent);
-                let out = (row || share) && may();
+                let out = (row || share || self.probation.get().is_some_and(|end| now < end)) && may();
                 if out {
                     self.eject(fault, limits, now);
                 }
@@ -146,6 +154,7 @@ impl Breaker {
         let jittered = |time: Duration| now + time.mul_f64(1.0 + 0.5 * fastrand::f64());
         let (gratis, due) = (jittered(GRATIS.min(limit)), jittered(limit));
         self.row.set(0);
+        self.probation.set(None);
         self.state.set(State::Out { fault, gratis, due });
     }
 }
@@ -254,6 +263,14 @@ mod tests {
         breaker.probe();
         assert!(breaker.succeeded(Instant::now()) && breaker.fault().is_none());
         assert!(!breaker.succeeded(Instant::now()));
+        assert!(fail(&breaker), "one failure is enough on probation");
+        pass(Duration::from_secs(45)).await;
+        assert!(!breaker.is_due(Instant::now(), false), "and what was before is not forgotten");
+        pass(Duration::from_mins(1)).await;
+        breaker.probe();
+        assert!(breaker.succeeded(Instant::now()));
+        pass(PROBATION).await;
+        assert!(!breaker.succeeded(Instant::now()) && !fail(&breaker), "probation is over");
     }
 
     #[tokio::test(start_paused = true)]

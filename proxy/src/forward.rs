@@ -84,6 +84,7 @@ pub async fn forward(
         lease.discard(response);
         return Ok(refusal);
     }
+    let refused = meshed && limits.deadline.is_some() && peers_reason(&response).is_some();
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if switching {
         let agreed = way.asked.websocket && headers::strip_hop_by_hop(response.headers_mut()).websocket;
@@ -97,9 +98,11 @@ pub async fn forward(
         front.set_tunnel(Tunnel { server: hyper::upgrade::on(&mut response), pending, exchange });
         return Ok(response.map(|_| ProxyBody::Empty));
     }
+    // a peer that says that the time is over has the last word
+    let deadline = limits.deadline.filter(|_| !refused);
     Ok(response.map(|incoming| {
         let pace = (http1 && !Pace::is_short(&incoming.size_hint())).then(|| front.pace.clone());
-        ProxyBody::Download(Download::new(incoming, (lease, pending), exchange, limits.deadline, pace))
+        ProxyBody::Download(Download::new(incoming, (lease, pending), exchange, deadline, pace))
     }))
 }
 

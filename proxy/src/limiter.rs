@@ -18,21 +18,22 @@ const START: f64 = 64.0;
 const FLOOR: f64 = 8.0;
 const CEILING: f64 = 10_000.0;
 /// Answers may take so many times as long as those of a calm application.
-const TOLERANCE: f64 = 1.25;
+const TOLERANCE: f64 = 1.2;
 /// The limit is considered after this, and not before so many answers.
 const WINDOW: Duration = Duration::from_millis(100);
 const LEAST: u32 = 10;
 /// After so many windows of a busy time, so many at half the limit.
 const BUSY: u32 = 30;
 const CALM: u32 = 3;
-/// What is critical has so much more room.
-const CRITICAL: f64 = 1.25;
+/// So much of the limit is kept for what is critical, beyond it: whatever else is in flight.
+const CRITICAL: f64 = 0.25;
 
 /// The limits of one application.
 #[derive(Debug)]
 pub struct Limiter {
     limit: Cell<f64>,
     in_flight: Cell<u32>,
+    critical: Cell<u32>,
     calm: Cell<Option<f64>>,
     window: Cell<Window>,
     busy: Cell<u32>,
@@ -45,6 +46,7 @@ pub struct Limiter {
 pub struct Permit {
     limiter: Rc<Limiter>,
     began: Instant,
+    critical: bool,
     answered: bool,
 }
 
@@ -68,6 +70,7 @@ impl Default for Limiter {
         Self {
             limit: Cell::new(START),
             in_flight: Cell::default(),
+            critical: Cell::default(),
             calm: Cell::default(),
             window: Cell::new(Window::new(now)),
             busy: Cell::default(),
@@ -81,7 +84,7 @@ impl Limiter {
     /// Takes a place for a request, or says why there is none.
     pub fn admit(self: &Rc<Self>, limits: &Limits, critical: bool) -> Result<Permit, Reject> {
         let now = Instant::now();
-        if limits.adaptive && f64::from(self.in_flight.get()) >= self.room(critical) {
+        if limits.adaptive && !self.has_room(critical) {
             return Err(reject::OVERLOADED);
         }
         if let Some(rate) = limits.requests_per_second
@@ -90,16 +93,18 @@ impl Limiter {
             return Err(reject::RATE_LIMITED);
         }
         self.in_flight.set(self.in_flight.get() + 1);
+        self.critical.set(self.critical.get() + u32::from(critical));
         let mut window = self.window.get();
         window.most = window.most.max(self.in_flight.get());
         self.window.set(window);
-        Ok(Permit { limiter: self.clone(), began: now, answered: false })
+        Ok(Permit { limiter: self.clone(), began: now, critical, answered: false })
     }
 
-    fn room(&self, critical: bool) -> f64 {
-        let limit = if self.is_calming() { self.limit.get() / 2.0 } else { self.limit.get() };
-        let limit = limit.max(FLOOR);
-        if critical { limit * CRITICAL } else { limit }
+    fn has_room(&self, critical: bool) -> bool {
+        let limit = self.limit.get();
+        let now = if self.is_calming() { (limit / 2.0).max(FLOOR) } else { limit };
+        let kept = critical && f64::from(self.critical.get()) < limit * CRITICAL;
+        kept || f64::from(self.in_flight.get()) < now
     }
 
     fn is_calming(&self) -> bool {
@@ -144,7 +149,7 @@ impl Limiter {
         }
         self.calm.set(Some(calm));
         self.busy.set(self.busy.get() + 1);
-        let gradient = (TOLERANCE * calm / mean).clamp(0.5, 1.0);
+        let gradient = (TOLERANCE * calm / mean).clamp(0.35, 1.0);
         self.limit.set((limit * gradient + limit.sqrt()).clamp(FLOOR, CEILING));
     }
 }
@@ -164,6 +169,8 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let in_flight = &self.limiter.in_flight;
         in_flight.set(in_flight.get() - 1);
+        let critical = &self.limiter.critical;
+        critical.set(critical.get() - u32::from(self.critical));
     }
 }
 

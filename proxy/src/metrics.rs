@@ -74,6 +74,7 @@ struct Families {
     bytes: Family<ByteLabels, Counter>,
     retries: Family<RetryLabels, Counter>,
     ejections: Family<DestinationLabels, Counter>,
+    probes: Family<DestinationLabels, Counter>,
     authorizations: Family<AuthorizationLabels, Counter>,
     connections: Family<ConnectionLabels, Gauge>,
     opened: Family<PeerLabels, Counter>,
@@ -202,6 +203,7 @@ impl Default for Metrics {
         registry.register("tcp_bytes", "Bytes of connections that are not HTTP", f.bytes.clone());
         registry.register("retries", "Requests sent again", f.retries.clone());
         registry.register("ejections", "Endpoints taken out of rotation", f.ejections.clone());
+        registry.register("probes", "Requests to endpoints out of rotation", f.probes.clone());
         registry.register("authorization", "Decisions by verdict and policy", f.authorizations.clone());
         registry.register("connections", "Open connections", f.connections.clone());
         registry.register("connections_opened", "Connections opened, by verified peer", f.opened.clone());
@@ -368,6 +370,11 @@ impl DestinationMetrics {
     /// An endpoint was taken out of rotation.
     pub fn ejected(&self) {
         self.0.families.ejections.get_or_create(&self.0.labels).inc();
+    }
+
+    /// A request was sent to learn whether an endpoint is back.
+    pub fn probed(&self) {
+        self.0.families.probes.get_or_create(&self.0.labels).inc();
     }
 
     /// Opaque bytes towards the destination.

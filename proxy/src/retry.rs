@@ -104,6 +104,9 @@ pub async fn send(
         if let Some(why) = tries.reasons.last() {
             metrics.retried(why);
         }
+        if pending.probe {
+            metrics.probed();
+        }
         let now = Instant::now();
         let left = limits.deadline.map(|at| at.saturating_duration_since(now));
         if left.is_some_and(|left| left.is_zero()) {

@@ -7,6 +7,8 @@ use tokio::time::Instant;
 
 /// Unused permission is kept for so many seconds.
 const KEPT: f64 = 10.0;
+/// And that of so many is there at first.
+const FIRST: f64 = 3.0;
 
 /// Permission to send again.
 #[derive(Debug)]
@@ -16,7 +18,7 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// Full.
+    /// With what a few seconds earn: whatever fails from the start is not helped by more.
     fn default() -> Self {
         Self { tokens: Cell::default(), updated: Cell::new(Instant::now()) }
     }
@@ -25,9 +27,8 @@ impl Default for Budget {
 impl Budget {
     /// A request was made.
     pub fn deposit(&self, limits: RetryBudget) {
-        if let Some(tokens) = self.tokens.get() {
-            self.tokens.set(Some((tokens + f64::from(limits.percent) / 100.0).min(full(limits))));
-        }
+        let tokens = self.tokens.get().unwrap_or_else(|| first(limits));
+        self.tokens.set(Some((tokens + f64::from(limits.percent) / 100.0).min(full(limits))));
     }
 
     /// Takes the permission to send one request again.
@@ -36,12 +37,16 @@ impl Budget {
         let since = now.saturating_duration_since(self.updated.replace(now)).as_secs_f64();
         let full = full(limits);
         let earned = since * f64::from(limits.min_per_second);
-        let tokens = self.tokens.get().map_or(full, |tokens| (tokens + earned).min(full));
+        let tokens = (self.tokens.get().unwrap_or_else(|| first(limits)) + earned).min(full);
         // ten deposits of a fifth are two, however they are rounded
         let granted = tokens >= 1.0 - 1e-9;
         self.tokens.set(Some(if granted { tokens - 1.0 } else { tokens }.max(0.0)));
         granted
     }
+}
+
+fn first(limits: RetryBudget) -> f64 {
+    FIRST * f64::from(limits.min_per_second)
 }
 
 /// A budget by percent alone must be able to save up for one request.
@@ -63,7 +68,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_budget_is_a_fifth_and_ten_a_second() {
         let (budget, limits) = (Budget::default(), RetryBudget::default());
-        assert_eq!(granted(&budget, limits), 100);
+        assert_eq!(granted(&budget, limits), 30);
         (0..100).for_each(|_| budget.deposit(limits));
         assert_eq!(granted(&budget, limits), 20);
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -79,6 +84,8 @@ mod tests {
         tokio::time::advance(Duration::from_hours(1)).await;
         assert_eq!(granted(&budget, nothing), 0);
         let (budget, tenth) = (Budget::default(), RetryBudget { percent: 10, min_per_second: 0 });
+        assert_eq!(granted(&budget, tenth), 0);
+        (0..10).for_each(|_| budget.deposit(tenth));
         assert_eq!(granted(&budget, tenth), 1);
         (0..9).for_each(|_| budget.deposit(tenth));
         assert_eq!(granted(&budget, tenth), 0);

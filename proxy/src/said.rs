@@ -18,8 +18,8 @@ const CRITICAL: HeaderValue = HeaderValue::from_static("critical");
 pub struct Said {
     /// The time that is left.
     pub timeout: Option<Duration>,
-    /// Whether it goes first when there is too much to do. Only a quarter beyond the limits: whoever calls everything
-    /// critical wins little.
+    /// Whether it goes first when there is too much to do. A quarter of the limits is kept for that, and no more: whoever
+    /// calls everything critical wins little.
     pub critical: bool,
 }
 

@@ -66,9 +66,9 @@ def flapping(run):
     with concurrent.futures.ThreadPoolExecutor() as both:
         flaps = [both.submit(flap, run, what, policy) for what, policy in (("with retries", RETRY), ("without retries", {}))]
     for told in flaps:
-        what, success, out, reached, back, half = told.result()
+        what, success, out, probes, reached, back, half = told.result()
         run.at_most("E9", f"{what}: the flapping one is out after", out, 3, "{:.1f} s", f"success {success:.2%}")
-        run.at_most("E9", f"{what}: requests that reach it meanwhile", reached, 1, "{:.1f} /s")
+        run.at_most("E9", f"{what}: probes meanwhile", probes, 1, "{:.1f} /s", f"{reached:.1f} requests/s in all")
         again = f"half of its share after {half:.1f} s" if half else "half of its share never"
         if what == "with retries":
             run.at_most("E9", f"{what}: back after it has healed", back, 2, "{:.1f} s", again)
@@ -97,6 +97,7 @@ def flap(run, what, policy):
         apps.become({flaps: {"delay": "5ms", "failShare": 0.5, "failStatus": 503}})
         broken = time.time()
         time.sleep(fault)
+        probes = client.count("byrnie_probes_total") / fault
         apps.become({flaps: {"delay": "5ms"}})
         healed = time.time()
         success = load.finish().success
@@ -111,7 +112,8 @@ def flap(run, what, policy):
     out = next((at for at, _ in seen if broken <= at < healed - 1 and received(at, at + 1) <= 2), None)
     back = next((at for at, _ in seen if at >= healed and received(max(at - 0.5, healed), at) >= 2), None)
     half = next((at for at, _ in seen if at >= healed + 1 and received(at - 1, at) >= rate / 8), None)
-    return (what, success, out and out - broken, out and received(out, healed) / (healed - out),
+    reached = received(out, healed) / (healed - out) if out else 0
+    return (what, success, out and out - broken, probes, reached,
             back and back - healed, half and half - healed)
 
 

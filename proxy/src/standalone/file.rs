@@ -204,6 +204,7 @@ pub(super) struct Timeouts {
     pub(super) request: Option<String>,
     /// From sending a request to one endpoint to the first byte of its response. Default: no limit.
     #[cfg_attr(test, schemars(schema_with = "schema::duration"))]
+    #[serde(default)]
     pub(super) backend_request: Option<String>,
     /// Without a byte in either direction. Default: no limit.
     #[serde(default)]

@@ -84,10 +84,13 @@ mod tests {
         required.retain(|(_, fields)| !fields.is_empty());
         let expected = [
             ("File", "trustDomain identity listeners"),
+            ("Abort", "percent status"),
+            ("Delay", "percent time"),
             ("Endpoint", "address"),
             ("HeaderMatch", "name"),
             ("IdentityFiles", "chain key roots"),
             ("Listener", "direction listen"),
+            ("LoadBalancing", "algorithm"),
             ("PathMatch", "type value"),
             ("Policy", "name rules"),
             ("PortMtls", "port mode"),
@@ -97,6 +100,7 @@ mod tests {
             ("Service", "name"),
             ("ServiceAccount", "namespace name"),
             ("Share", "service weight"),
+            ("SuccessRate", "percent"),
         ];
         assert_eq!(required, expected.map(|(name, fields)| (name, fields.to_owned())));
     }

@@ -43,6 +43,7 @@ struct Retry {
     methods: Option<Vec<String>>,
     /// Pause before the first; doubles each time. Default: 25ms.
     #[cfg_attr(test, schemars(schema_with = "schema::duration"))]
+    #[serde(default)]
     backoff: Option<String>,
 }
 
@@ -70,9 +71,11 @@ struct CircuitBreaker {
     max_ejection_percent: Option<u32>,
     /// How long the first time; doubles with each probe that fails. Default: 1s.
     #[cfg_attr(test, schemars(schema_with = "schema::duration"))]
+    #[serde(default)]
     base_ejection: Option<String>,
     /// How long at most. Default: 1m.
     #[cfg_attr(test, schemars(schema_with = "schema::duration"))]
+    #[serde(default)]
     max_ejection: Option<String>,
 }
 

@@ -54,7 +54,7 @@ fn message(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Peek> {
     let mut whole: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     let mut rest = bytes;
     loop {
-        let (fragment, after) = record(rest)?;
+        let (fragment, after) = record(rest, whole.is_empty())?;
         if whole.is_empty() {
             whole = Cow::Borrowed(fragment);
         } else {
@@ -79,8 +79,8 @@ fn message(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Peek> {
     }
 }
 
-/// One whole record and what follows it.
-fn record(bytes: &[u8]) -> Result<(&[u8], &[u8]), Peek> {
+/// One whole record, which may be the one that begins the message, and what follows it.
+fn record(bytes: &[u8], begins: bool) -> Result<(&[u8], &[u8]), Peek> {
     let plausible = |at: usize, fits: fn(u8) -> bool| bytes.get(at).is_none_or(|&b| fits(b));
     if !plausible(0, |kind| kind == HANDSHAKE_RECORD)
         || !plausible(1, |major| major == 3)
@@ -94,7 +94,7 @@ fn record(bytes: &[u8]) -> Result<(&[u8], &[u8]), Peek> {
         return Err(Peek::NotTls);
     }
     // the first byte of the message is enough to know that it is something else
-    if rest.is_empty() || rest.len() < len && rest[0] == CLIENT_HELLO {
+    if rest.is_empty() || rest.len() < len && (!begins || rest[0] == CLIENT_HELLO) {
         return Err(Peek::NeedMore);
     }
     rest.split_at_checked(len).ok_or(Peek::NotTls)
@@ -214,7 +214,11 @@ mod tests {
         assert_eq!(said.protocols, [b"byrnie/1+h2"]);
         assert!(said.is_mesh());
         for size in [1, 3, 4, 5, 100, 600] {
-            assert_eq!(peek(&cut(&whole, size)), Peek::Tls(said.clone()), "records of {size}");
+            let cut = cut(&whole, size);
+            assert_eq!(peek(&cut), Peek::Tls(said.clone()), "records of {size}");
+            for end in 0..cut.len() {
+                assert_eq!(peek(&cut[..end]), Peek::NeedMore, "{end} bytes in records of {size}");
+            }
         }
     }
 

@@ -117,6 +117,9 @@ pub fn look(bytes: &[u8]) -> Option<Spoken> {
 }
 
 fn request_line(bytes: &[u8]) -> Option<Spoken> {
+    if !first_word_is_short(bytes) {
+        return Some(Spoken::Opaque);
+    }
     let mut headers = [httparse::EMPTY_HEADER; 1];
     let mut request = httparse::Request::new(&mut headers);
     let parsed = request.parse(bytes);
@@ -124,11 +127,7 @@ fn request_line(bytes: &[u8]) -> Option<Spoken> {
         return Some(Spoken::Http1);
     }
     match parsed {
-        Ok(httparse::Status::Partial)
-            if request.method.is_none_or(|m| m.len() <= 24) && first_word_is_short(bytes) =>
-        {
-            None
-        }
+        Ok(httparse::Status::Partial) => None,
         _ => Some(Spoken::Opaque),
     }
 }
@@ -165,6 +164,7 @@ mod tests {
             (b"\0\0\0\x08\x04\xd2\x16\x2f", Some(Spoken::Opaque)),
             (b"GET / HTTP/2.0\r\n", Some(Spoken::Opaque)),
             (b"SSH-2.0-OpenSSH_9.6-and-then-some\r\n", Some(Spoken::Opaque)),
+            (b"A-METHOD-OF-25-CHARACTERS / HTTP/1.1\r\n", Some(Spoken::Opaque)),
         ] {
             assert_eq!(look(bytes), spoken, "{}", bytes.escape_ascii());
         }

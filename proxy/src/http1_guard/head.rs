@@ -158,7 +158,9 @@ fn request_line(line: &[u8]) -> Result<(u8, Option<&[u8]>), Violation> {
     if target.len() > MAX_TARGET {
         return Err(Violation::TargetTooLong);
     }
-    if target.is_empty() || target.iter().any(|b| *b < 0x21 || *b == 0x7f || *b == b'#') {
+    let bad = |b: &u8| *b < 0x21 || *b == 0x7f || *b == b'#';
+    // hyper takes no other bytes than those of UTF-8
+    if target.is_empty() || target.iter().any(bad) || std::str::from_utf8(target).is_err() {
         return Err(Violation::Target);
     }
     if target[0] == b'/' || (target == b"*" && method == b"OPTIONS") {
@@ -439,6 +441,7 @@ mod tests {
         ] {
             assert_eq!(read(&format!("{line}\r\nHost: a\r\n\r\n")), Err(why), "{line:?}");
         }
+        assert_eq!(parse(b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n"), Err(Violation::Target));
         assert_eq!(parse(b"\n"), Err(Violation::BareLineFeed));
         assert_eq!(parse(b"\r\n\r\n"), Err(Violation::RequestLine));
         assert_eq!(parse(b"\x16\x03\x01"), Err(Violation::RequestLine), "TLS is refused at its first byte");

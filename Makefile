@@ -152,6 +152,10 @@ h2spec: conformance-binaries ## Run h2spec against the proxy
 grpc-interop: conformance-binaries ## Run the interoperability tests of gRPC through two proxies
 	$(STEP) "gRPC interop tests" $(CONFORMANCE)/grpc -proxy $(PROXY) -programs $(CONFORMANCE)
 
+.PHONY: fuzz
+fuzz: ## Fuzz every parser of the proxy for FUZZ_SECONDS (60) each; prints a table, fails on a crash
+	@tests/fuzz/run
+
 .PHONY: conformance-binaries
 conformance-binaries:
 	$(STEP) "proxy" tests/tools/cargo-static --release -p byrnie-proxy

@@ -30,12 +30,12 @@ use crate::{
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const REQUESTS: usize = 1000;
+const REQUESTS: usize = 500;
 const RESPONSE: &[u8] =
     b"HTTP/1.1 200 OK\r\nServer: app\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\npong";
 /// A step back of the code, or of a library, shows here.
-const MOST_HTTP1: f64 = 40.0;
-const MOST_HTTP2: f64 = 140.0;
+const MOST_HTTP1: f64 = 31.0;
+const MOST_HTTP2: f64 = 68.0;
 
 #[test]
 fn a_request_allocates_little() {

@@ -25,6 +25,7 @@ pub(crate) async fn named(name: &'static str) -> SocketAddr {
     let (listener, address) = listen().await;
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
+            tcp.set_nodelay(true).unwrap();
             let service = service_fn(move |request| seen(name, request));
             tokio::spawn(async move {
                 let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
@@ -111,6 +112,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let tcp = TcpStream::connect(to).await.unwrap();
+    tcp.set_nodelay(true).unwrap();
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await.unwrap();
     tokio::spawn(connection);

@@ -133,7 +133,7 @@ fmt: ## Format everything
 ## ---- check with others' eyes
 
 CONFORMANCE := $(OUT)/conformance
-PROXY = $(TARGET_DIR)/$(HOST)/release/byrnie-proxy
+PROXY = $(BIN)/byrnie-proxy
 DESYNC ?= full
 
 .PHONY: conformance
@@ -157,8 +157,7 @@ fuzz: ## Fuzz every parser of the proxy for FUZZ_SECONDS (60) each; prints a tab
 	@tests/fuzz/run
 
 .PHONY: conformance-binaries
-conformance-binaries:
-	$(STEP) "proxy" tests/tools/cargo-static --release -p byrnie-proxy
+conformance-binaries: proxy-binary
 	$(STEP) "third parties" go -C tests/conformance build -o $(CONFORMANCE)/ ./desync ./h2spec ./grpc google.golang.org/grpc/interop/client google.golang.org/grpc/interop/server
 
 ## ---- measure

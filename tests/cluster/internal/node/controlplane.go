@@ -57,6 +57,8 @@ func controllerManager(c layout.Cluster) command {
 		"--cluster-signing-cert-file=" + c.Credential("ca.crt"),
 		"--cluster-signing-key-file=" + c.Credential("ca.key"),
 		"--use-service-account-credentials=true",
+		// it makes this directory, which else would be the machine's own; as the kubelet's volumePluginDir
+		"--flex-volume-plugin-dir=/var/lib/kubelet/volume-plugins",
 		"--leader-elect=false",
 		"--kube-api-qps=200", "--kube-api-burst=400",
 	}}

@@ -149,10 +149,12 @@ pub async fn send(
         return Err((reject::DISCOVERY_TIMEOUT, exchange));
     };
     exchange.set_metrics(&resolved.metrics);
-    let Chosen { backend, timeouts, faults } = match resolved.choose(Some(&front_door::view(&request))) {
+    let view = front_door::view(&request);
+    let Chosen { backend, timeouts, faults } = match resolved.choose(Some(&view)) {
         Ok(chosen) => chosen,
         Err(reject) => return Err((reject, exchange)),
     };
+    let key = resolved.key(Some(&view), front.client.ip());
     exchange.set_metrics(&backend.metrics);
     if faults != Faults::default() {
         // boxed: few requests need it
@@ -160,7 +162,6 @@ pub async fn send(
             return Err((reject, exchange));
         }
     }
-    let key = resolved.key(Some(&front_door::view(&request)), front.client.ip());
     let endpoints = destination.endpoints(&resolved, backend, key);
     let way = Way { endpoints, timeouts, told: said.timeout, asked };
     forward(front, way, request, exchange).await

@@ -143,7 +143,7 @@ pub async fn send(
             Ok((response, lease)) if !may => {
                 if verdict.seen != Seen::Served {
                     tries.failed(pending.member(), verdict.why);
-                    tries.give_up(worker);
+                    tries.give_up(worker, &endpoints);
                 }
                 template.release();
                 return Ok(Answer { response, lease, pending });
@@ -160,7 +160,7 @@ pub async fn send(
             break;
         }
     }
-    tries.give_up(worker);
+    tries.give_up(worker, &endpoints);
     Err(failure)
 }
 
@@ -285,8 +285,11 @@ impl Tries {
 
     /// The caller hears of a failure: those who called this application need not ask it again, and people may want to
     /// know who was tried and what happened.
-    fn give_up(&self, worker: &Worker) {
-        worker.shared.given_up.note();
+    fn give_up(&self, worker: &Worker, endpoints: &Endpoints<'_>) {
+        // the application itself is none of those that it calls
+        if endpoints.again.is_some() {
+            worker.shared.given_up.note();
+        }
         if self.count() > 1 && worker.quota.admits(Direction::Outbound, "given-up") {
             let addresses = self.members.iter().map(|member| member.pool.endpoint().address);
             let tries: Vec<_> =

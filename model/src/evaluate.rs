@@ -186,24 +186,21 @@ fn decide<'a>(
     counts: impl Fn(&Policy) -> bool,
 ) -> Decision<'a> {
     let governing = || policy.policies.iter().filter(|p| p.ports.contains(request.port) && counts(p));
-    let rules = || {
-        governing().flat_map(|p| {
-            let here = p.rules.iter().enumerate().filter(|(_, r)| r.ports.contains(request.port));
-            here.map(move |(index, rule)| (p, RuleName { policy: &p.name, rule: index }, rule))
-        })
+    let rules = |p: &'a Policy| {
+        let here = p.rules.iter().enumerate().filter(|(_, rule)| rule.ports.contains(request.port));
+        here.map(|(index, rule)| (RuleName { policy: &p.name, rule: index }, rule))
     };
-    if let Some((_, name, fault)) =
-        rules().find_map(|(p, name, rule)| Some((p, name, unreadable(rule, request)?)))
-    {
-        return Decision::Deny(match fault {
-            Unreadable::NotHttp => Denial::NotHttp(name),
-            Unreadable::Path(fault) => Denial::Path(name, fault),
-        });
+    // what can be read clearly is clear to every rule: they are not asked one by one
+    let fault = request.http.and_then(|http| path::fault(http.path));
+    if request.http.is_none() || fault.is_some() {
+        let denial = |(name, rule): (RuleName<'a>, &Rule)| unreadable(rule, name, fault);
+        if let Some(denial) = governing().flat_map(rules).find_map(denial) {
+            return Decision::Deny(denial);
+        }
     }
     let matching = |action| {
-        rules()
-            .find(|(p, _, rule)| p.action == action && rule_matches(rule, request, action))
-            .map(|(_, name, _)| name)
+        let mut candidates = governing().filter(|p| p.action == action).flat_map(rules);
+        candidates.find(|(_, rule)| rule_matches(rule, request, action)).map(|(name, _)| name)
     };
     if let Some(name) = matching(Action::Deny) {
         return Decision::Deny(Denial::Rule(name));
@@ -218,21 +215,11 @@ fn decide<'a>(
     }
 }
 
-enum Unreadable {
-    NotHttp,
-    Path(PathFault),
-}
-
-/// Whether a rule needs to see something that the request does not show clearly.
-fn unreadable(rule: &Rule, request: &Request<'_>) -> Option<Unreadable> {
-    if rule.http.is_empty() {
-        return None;
-    }
-    let Some(http) = &request.http else { return Some(Unreadable::NotHttp) };
-    if rule.http.iter().any(|m| m.path.is_some()) {
-        path::fault(http.path).map(Unreadable::Path)
-    } else {
-        None
+/// Why a rule is not clear about a request that is no HTTP, or whose path has this fault.
+fn unreadable<'a>(rule: &Rule, name: RuleName<'a>, fault: Option<PathFault>) -> Option<Denial<'a>> {
+    match fault {
+        None => (!rule.http.is_empty()).then_some(Denial::NotHttp(name)),
+        Some(fault) => rule.http.iter().any(|m| m.path.is_some()).then_some(Denial::Path(name, fault)),
     }
 }
 

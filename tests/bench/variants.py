@@ -1,6 +1,7 @@
-"""The chains with other configurations, one figure each: many endpoints, many rules, many idle connections."""
+"""The chains with other configurations or for longer, one figure each: many endpoints, rules, idle connections, requests."""
 
 import re
+import threading
 import time
 
 import loads
@@ -27,7 +28,15 @@ def measure(compared, world, requests, quick, result):
         for count in (1000,) if quick else (1000, 10_000):
             with Running(chain.with_configs(room), world) as other:
                 result.add(chain.name, **{f"idle http {count}": idle(other, other.http1, count, result)})
-    print("many endpoints, rules and idle connections: measured", flush=True)
+    for chain in compared:
+        with Running(chain, world) as other:
+            result.add(chain.name, busy_rss=at_2000(other, 2 if quick else 5))
+    first, all_ = (10_000, 50_000) if quick else (100_000, 1_000_000)
+    with Running(compared[0], world) as other:
+        for name, requests in (("many first", first), ("many last", all_ - first)):
+            loads.exactly_http1(other, requests, CONNECTIONS)
+            result.add(other.name, **{name: other.memory()[0]})
+    print("many endpoints, rules, idle connections and requests: measured", flush=True)
 
 
 class Running:
@@ -63,6 +72,16 @@ def idle(chain, address, count, result):
         result.add(chain.name, idle_cpu=per_request(chain, 5000))
     connections.close()
     return each
+
+
+def at_2000(chain, seconds):
+    """Resident MiB of one proxy halfway through 2,000 requests per second over 100 connections."""
+    samples = []
+    halfway = threading.Timer(1 + seconds / 2, lambda: samples.append(chain.memory()[0]))
+    halfway.start()
+    loads.at_rate(chain.http1, 2000, seconds, 100)
+    halfway.join()
+    return samples[0]
 
 
 def endpoints(config, text, count):

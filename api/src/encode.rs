@@ -13,7 +13,8 @@ mod traffic;
 
 /// Everything about a pod, complete. The caller adds `generations`.
 pub fn workload(workload: &model::Workload) -> v1::Workload {
-    let model::Workload { inbound: model::InboundPolicy { mtls, policies }, protocols, limits } = workload;
+    let model::Workload { inbound: model::InboundPolicy { mtls, policies }, protocols, limits, zone } =
+        workload;
     let mut message = v1::Workload {
         policies: policies.iter().map(policy).collect(),
         mtls: Some(v1::Mtls {
@@ -22,6 +23,7 @@ pub fn workload(workload: &model::Workload) -> v1::Workload {
         }),
         protocols: protocols.iter().copied().map(port_protocol).collect(),
         limits: traffic::limits(*limits),
+        zone: zone.clone(),
         ..v1::Workload::default()
     };
     message.parts = parts::workload(&message);
@@ -201,6 +203,10 @@ fn route(route: &model::Route) -> v1::Route {
         .backends
         .iter()
         .map(|share| v1::WeightedBackend { backend: index(share.backend), weight: share.weight });
+    let mirrors = route
+        .mirrors
+        .iter()
+        .map(|mirror| v1::Mirror { backend: index(mirror.backend), percent: mirror.percent });
     v1::Route {
         matches: route.matches.iter().map(http_match).collect(),
         backends: backends.collect(),
@@ -208,6 +214,7 @@ fn route(route: &model::Route) -> v1::Route {
         failover: indices(&route.failover),
         overrides: indices(&route.overrides),
         faults: traffic::faults(route.faults),
+        mirrors: mirrors.collect(),
     }
 }
 
@@ -239,5 +246,6 @@ fn endpoint(endpoint: &model::Endpoint) -> v1::Endpoint {
         pod_uid: endpoint.pod_uid.clone(),
         pod_name: endpoint.pod_name.clone(),
         zone: endpoint.zone.clone(),
+        weight: endpoint.weight.into(),
     }
 }

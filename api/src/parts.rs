@@ -8,8 +8,16 @@ use crate::v1;
 
 /// For [`v1::Workload::parts`].
 pub fn workload(workload: &v1::Workload) -> u64 {
-    let v1::Workload { policies, mtls, protocols, generations: _, required_features, parts: _, limits: _ } =
-        workload;
+    let v1::Workload {
+        policies,
+        mtls,
+        protocols,
+        generations: _,
+        required_features,
+        parts: _,
+        limits: _,
+        zone: _,
+    } = workload;
     sum(policies, policy)
         + mtls.as_ref().map_or(0, |m| len(&m.ports))
         + len(protocols)
@@ -48,7 +56,8 @@ fn http_match(http: &v1::HttpMatch) -> u64 {
 }
 
 fn route(route: &v1::Route) -> u64 {
-    let v1::Route { matches, backends, timeouts: limits, failover: _, overrides: _, faults: _ } = route;
+    let v1::Route { matches, backends, timeouts: limits, failover: _, overrides: _, faults: _, mirrors: _ } =
+        route;
     1 + sum(matches, http_match) + len(backends) + timeouts(limits.as_ref())
 }
 

@@ -67,6 +67,15 @@ pub fn named_ports(pod: &Pod) -> Vec<(String, u16)> {
     ports.filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?))).collect()
 }
 
+/// A pod's share of the requests relative to the others' of its Services: 1 where it does not say. `None`: what it says
+/// is no such number.
+pub fn weight(pod: &Pod) -> Option<u16> {
+    match pod.annotations().get(names::WEIGHT_ANNOTATION) {
+        Some(text) => text.parse().ok().filter(|weight| *weight > 0),
+        None => Some(1),
+    }
+}
+
 /// A Service's TCP ports, each with its name; empty where it has none.
 pub fn service_ports(service: &Service) -> Vec<(String, ServicePort)> {
     let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());

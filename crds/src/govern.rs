@@ -128,6 +128,7 @@ pub fn govern<'a>(
             },
             protocols: protocols(pod, traffic.map(|(_, traffic)| traffic), declared),
             limits: traffic.map(|(_, traffic)| traffic.limits).unwrap_or_default(),
+            zone: String::new(),
         },
         policies: selected.iter().map(|s| s.policy().name.clone()).collect(),
         overridden,

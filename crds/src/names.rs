@@ -53,6 +53,8 @@ pub const LOG_LEVEL_ANNOTATION: &str = "byrnie.dev/log-level";
 pub const ACCESS_LOG_ANNOTATION: &str = "byrnie.dev/access-log";
 /// Pod annotation: worker threads of the proxy.
 pub const WORKERS_ANNOTATION: &str = "byrnie.dev/workers";
+/// Pod annotation: share of the requests relative to the other pods of its Services, 1 to 65535. May change at any time.
+pub const WEIGHT_ANNOTATION: &str = "byrnie.dev/weight";
 /// Pod annotation: CPU request of the proxy.
 pub const PROXY_CPU_REQUEST_ANNOTATION: &str = "byrnie.dev/proxy-cpu-request";
 /// Pod annotation: CPU limit of the proxy.

@@ -14,6 +14,10 @@ pub(crate) fn enforcement(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": ["Enforced", "Audit"]})
 }
 
+pub(crate) fn zone(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": ["Prefer", "Ignore"]})
+}
+
 pub(crate) fn only_true(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "boolean", "enum": [true]})
 }

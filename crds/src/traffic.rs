@@ -13,8 +13,8 @@ use crate::{duration, schema};
 /// How calls are made.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("has(self.timeouts) || has(self.retry) || has(self.retryBudget) || has(self.circuitBreaker) || has(self.loadBalancing) || has(self.limits) || has(self.failover) || has(self.overrides) || has(self.faults) || has(self.protocols)")
-    .message("at least one of timeouts, retry, retryBudget, circuitBreaker, loadBalancing, limits, failover, overrides, faults and protocols is needed"))]
+#[x_kube(validation = Rule::new("has(self.timeouts) || has(self.retry) || has(self.retryBudget) || has(self.circuitBreaker) || has(self.loadBalancing) || has(self.limits) || has(self.failover) || has(self.overrides) || has(self.mirrors) || has(self.faults) || has(self.protocols)")
+    .message("at least one of timeouts, retry, retryBudget, circuitBreaker, loadBalancing, limits, failover, overrides, mirrors, faults and protocols is needed"))]
 pub struct TrafficSpec {
     /// Time limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +44,11 @@ pub struct TrafficSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub overrides: Vec<OtherService>,
+    /// Other Services of the namespace that get copies of requests. What they answer is thrown away, and callers notice
+    /// nothing of them. They need the called port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub mirrors: Vec<MirrorSpec>,
     /// What is done to requests on purpose, to see what becomes of their callers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub faults: Option<FaultsSpec>,
@@ -164,10 +169,23 @@ pub struct SuccessRateSpec {
 pub struct LoadBalancingSpec {
     /// PeakEwma (the better of two by latency and requests in flight; the default), LeastRequest, RoundRobin or
     /// ConsistentHash.
+    #[serde(default)]
     pub algorithm: Algorithm,
+    /// Prefer: endpoints of the caller's zone first, as long as enough of them are well and none is much slower than
+    /// elsewhere. Ignore: all alike. As the Service's trafficDistribution says if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::zone")]
+    pub zone: Option<Zone>,
     /// What of a request is hashed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<HashSpec>,
+}
+
+/// Whether the caller's zone comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Zone {
+    Prefer,
+    Ignore,
 }
 
 /// How the next endpoint is found.
@@ -209,6 +227,20 @@ pub struct OtherService {
     /// Name of the Service.
     #[schemars(length(min = 1, max = 63))]
     pub service: String,
+}
+
+/// Who gets copies.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(inline)]
+pub struct MirrorSpec {
+    /// Name of the Service.
+    #[schemars(length(min = 1, max = 63))]
+    pub service: String,
+    /// Percent of the requests, by chance: 100 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub percent: Option<u32>,
 }
 
 /// What is done to requests on purpose. Each is decided by chance for each request.

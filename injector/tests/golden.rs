@@ -134,6 +134,8 @@ fn what_cannot_be_meshed_says_what_to_do() {
     );
     let mut annotated = pod(json!({"containers": web}));
     annotated["metadata"]["annotations"] = json!({"byrnie.dev/workers": "many"});
+    let mut weighed = pod(json!({"containers": web}));
+    weighed["metadata"]["annotations"] = json!({"byrnie.dev/weight": "0"});
     let mut skipping = pod(json!({"containers": web}));
     skipping["metadata"]["annotations"] = json!({"byrnie.dev/skip-inbound-ports": "22"});
     let mut labelled = pod(json!({"containers": web}));
@@ -159,6 +161,7 @@ fn what_cannot_be_meshed_says_what_to_do() {
             "not between 1 and 65535",
         ),
         (annotated, &meshed(), "not a number between 1 and 65535"),
+        (weighed, &meshed(), "not a number between 1 and 65535"),
         (skipping, &meshed(), "does not allow opting out"),
         (labelled, &meshed(), "\"enabled\" or \"disabled\""),
     ] {

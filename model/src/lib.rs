@@ -18,7 +18,7 @@ pub use authorization::{
 pub use evaluate::{Decision, Denial, Grant, HttpRequest, Peer, Request, Verdict, evaluate};
 pub use names::{ObjectName, ServicePort};
 pub use route::{
-    Backend, Destination, Endpoint, Protocol, Route, Service, Timeouts, WeightedBackend, Workload,
+    Backend, Destination, Endpoint, Mirror, Protocol, Route, Service, Timeouts, WeightedBackend, Workload,
 };
 pub use spiffe::{SpiffeId, TrustDomain};
 pub use traffic::{CircuitBreaker, Faults, HashKey, Limits, LoadBalancing, Retry, RetryBudget, Traffic};

@@ -77,6 +77,8 @@ pub struct Route {
     pub failover: Vec<usize>,
     /// Indices into [`Service::backends`]: those that a request may ask for by name.
     pub overrides: Vec<usize>,
+    /// Who gets copies of the requests besides.
+    pub mirrors: Vec<Mirror>,
     /// What is done to requests on purpose.
     pub faults: Faults,
     /// Time limits.
@@ -90,6 +92,15 @@ pub struct WeightedBackend {
     pub backend: usize,
     /// Share relative to the other weights; 0 gets nothing.
     pub weight: u32,
+}
+
+/// A share of a route's requests is copied; nobody waits for what is answered to a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Index into [`Service::backends`].
+    pub backend: usize,
+    /// Percent of the requests: 1 to 100.
+    pub percent: u32,
 }
 
 /// The endpoints of one Service's port. A backend is a leaf: its own splits are not followed.
@@ -114,6 +125,16 @@ pub struct Endpoint {
     pub pod_name: String,
     /// Topology zone; empty when unknown.
     pub zone: String,
+    /// Its share relative to the backend's other endpoints, at least 1.
+    pub weight: u16,
+}
+
+impl Endpoint {
+    /// An address of which nothing else is known.
+    pub fn bare(address: SocketAddr) -> Self {
+        let (pod_uid, pod_name, zone) = (String::new(), String::new(), String::new());
+        Self { address, identity: None, pod_uid, pod_name, zone, weight: 1 }
+    }
 }
 
 /// Time limits of calls; `None` is no limit.
@@ -136,6 +157,8 @@ pub struct Workload {
     pub protocols: Vec<(u16, Protocol)>,
     /// What it takes at a time.
     pub limits: Limits,
+    /// Topology zone of the pod; empty when unknown.
+    pub zone: String,
 }
 
 impl Workload {

@@ -17,6 +17,8 @@ pub struct Traffic {
     pub circuit_breaker: CircuitBreaker,
     /// Which endpoint is next.
     pub load_balancing: LoadBalancing,
+    /// Whether that is one of the caller's own zone, as long as those are well and no slower than others.
+    pub prefer_zone: bool,
 }
 
 /// What is sent again after an application may have seen it.

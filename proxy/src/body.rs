@@ -39,6 +39,8 @@ pub enum ProxyBody {
     Full(Bytes),
     /// A request's body, as it comes in.
     Upload(Reader),
+    /// A request's body that has come in already.
+    Whole(Box<Whole>),
     /// A response's body, as it comes in.
     Download(Box<Download>),
 }
@@ -75,12 +77,22 @@ pub struct Upload {
     bytes: u64,
 }
 
+/// A request's body when all of it has come in.
+#[derive(Clone, Debug)]
+pub struct Whole {
+    data: Bytes,
+    /// What was said of its size, perhaps nothing.
+    hint: SizeHint,
+    trailers: Option<HeaderMap>,
+}
+
 /// One attempt's view of an [`Upload`].
 #[derive(Debug)]
 pub struct Reader {
     upload: Rc<RefCell<Upload>>,
     number: u32,
     at: usize,
+    ended: bool,
 }
 
 /// A response's body with all that waits for its end.
@@ -132,6 +144,18 @@ impl Upload {
         self.keeping = false;
     }
 
+    /// All of it, if it has come in and is still here.
+    pub fn whole(&self) -> Option<Whole> {
+        // after the last byte of a known length nobody asks for more
+        let ended = self.ended || self.incoming.is_end_stream();
+        let all = ended && self.bytes == self.kept.len() as u64;
+        all.then(|| Whole {
+            data: Bytes::copy_from_slice(&self.kept),
+            hint: self.hint,
+            trailers: self.trailers.clone(),
+        })
+    }
+
     /// Bytes that have come in.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -141,12 +165,13 @@ impl Upload {
     pub fn open(upload: &Rc<RefCell<Self>>) -> Reader {
         let mut this = upload.borrow_mut();
         this.reader += 1;
-        Reader { upload: upload.clone(), number: this.reader, at: 0 }
+        Reader { upload: upload.clone(), number: this.reader, at: 0, ended: false }
     }
 
     fn poll(
         &mut self,
         at: &mut usize,
+        ended: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if *at < self.kept.len() {
@@ -159,7 +184,9 @@ impl Upload {
             *at = 0;
         }
         if self.ended {
-            return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+            let first = !std::mem::replace(ended, true);
+            let trailers = self.trailers.as_ref().filter(|_| first);
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers.clone()))));
         }
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(frame) => frame,
@@ -186,7 +213,7 @@ impl Upload {
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Err(frame) => {
-                self.ended = true;
+                (self.ended, *ended) = (true, true);
                 let Ok(mut trailers) = frame.into_trailers() else { return Poll::Ready(None) };
                 headers::strip_trailers(&mut trailers);
                 if self.keeping {
@@ -292,7 +319,13 @@ impl Body for ProxyBody {
                 if upload.reader != reader.number {
                     return Poll::Ready(Some(Err(BodyError::Superseded)));
                 }
-                upload.poll(&mut reader.at, cx)
+                upload.poll(&mut reader.at, &mut reader.ended, cx)
+            }
+            Self::Whole(whole) => {
+                if !whole.data.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut whole.data)))));
+                }
+                Poll::Ready(whole.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
             }
             Self::Download(download) => download.poll(cx),
         }
@@ -304,10 +337,13 @@ impl Body for ProxyBody {
             Self::Full(_) => false,
             Self::Upload(reader) => {
                 let upload = reader.upload.borrow();
-                let nothing_more =
-                    upload.ended && upload.trailers.is_none() || upload.incoming.is_end_stream();
+                let nothing_more = match upload.ended {
+                    true => reader.ended || upload.trailers.is_none(),
+                    false => upload.incoming.is_end_stream(),
+                };
                 reader.at == upload.kept.len() && nothing_more
             }
+            Self::Whole(whole) => whole.data.is_empty() && whole.trailers.is_none(),
             Self::Download(download) => download.incoming.is_end_stream(),
         }
     }
@@ -317,7 +353,8 @@ impl Body for ProxyBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(text) => SizeHint::with_exact(text.len() as u64),
             Self::Upload(reader) if reader.at == 0 => reader.upload.borrow().hint,
-            Self::Upload(_) => SizeHint::default(),
+            Self::Whole(whole) if !whole.data.is_empty() => whole.hint,
+            Self::Upload(_) | Self::Whole(_) => SizeHint::default(),
             Self::Download(download) => download.incoming.size_hint(),
         }
     }

@@ -239,7 +239,7 @@ fn apply(shared: &Shared, news: &News, resource: Option<Resource>) -> Result<(),
     match resource.ok_or(Refusal::Unknown)? {
         Resource::Workload(message) => {
             let workload = decode::workload(message).map_err(|e| Refusal::NotUnderstood("workload", e))?;
-            shared.workload.store(Some(Arc::new(workload)));
+            shared.store_workload(workload);
         }
         Resource::Destination(message) => {
             let understood = decode::destination(message);

@@ -21,6 +21,7 @@ use crate::{
     balance::Balancer,
     hash,
     metrics::{DestinationMetrics, Direction, label},
+    mirror::Mirrors,
     pool::Pool,
     reject::{self, Reject},
     retry::{Again, Endpoints},
@@ -61,6 +62,8 @@ pub struct Backend {
     pub balancer: Rc<Balancer>,
     /// Counters of the backend.
     pub metrics: DestinationMetrics,
+    /// Copies that are on their way to it.
+    pub copies: Rc<Cell<usize>>,
 }
 
 /// Where a request goes, and what its route says about it.
@@ -72,6 +75,8 @@ pub struct Chosen<'a> {
     pub timeouts: Timeouts,
     /// What is done to it on purpose.
     pub faults: Faults,
+    /// Who may get a copy.
+    pub mirrors: Mirrors<'a>,
 }
 
 impl Destination {
@@ -144,14 +149,17 @@ impl Destination {
 impl Resolved {
     fn new(model: Arc<model::Destination>, before: Option<&Self>, worker: &Worker) -> Self {
         let metrics = worker.shared.metrics.destination(Direction::Outbound, &label(&model));
+        let workload = worker.shared.workload.load();
+        let zone = workload.as_ref().map_or("", |workload| &workload.zone);
         let backend = |name: String, endpoints: &[model::Endpoint], traffic: &model::Traffic| {
             let known = before.and_then(|before| before.backends.iter().find(|b| b.name == name).cloned());
             let backend = known.unwrap_or_else(|| Backend {
                 metrics: worker.shared.metrics.destination(Direction::Outbound, &name),
                 balancer: Rc::default(),
+                copies: Rc::default(),
                 name,
             });
-            backend.balancer.update(endpoints, traffic, Pool::new);
+            backend.balancer.update(endpoints, traffic, zone, Pool::new);
             backend
         };
         let backends = match &*model {
@@ -210,6 +218,7 @@ impl Resolved {
                     backend: &self.backends[0],
                     timeouts: *timeouts,
                     faults: Faults::default(),
+                    mirrors: Mirrors::default(),
                 });
             }
             model::Destination::Passthrough => return Err(reject::NO_ENDPOINTS),
@@ -221,7 +230,8 @@ impl Resolved {
         let route = route.ok_or(reject::NO_ROUTE)?;
         let index = self.asked_for(service, route, http).or_else(|| self.next(route));
         let backend = &self.backends[index.ok_or(reject::NO_ENDPOINTS)?];
-        Ok(Chosen { backend, timeouts: route.timeouts, faults: route.faults })
+        let mirrors = Mirrors { shares: &route.mirrors, backends: &self.backends };
+        Ok(Chosen { backend, timeouts: route.timeouts, faults: route.faults, mirrors })
     }
 
     /// What the request itself asks for, where the policy lets it.

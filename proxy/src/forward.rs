@@ -16,6 +16,7 @@ use crate::{
     exchange::Exchange,
     headers::{self, Asked},
     http_proxy::Front,
+    mirror::Mirrors,
     pace::Pace,
     reject::{self, Reject},
     retry::{self, Answer, Endpoints, Limits},
@@ -37,6 +38,8 @@ pub struct Way<'a> {
     pub told: Option<Duration>,
     /// What the request asked of its own hop.
     pub asked: Asked,
+    /// Who may get a copy.
+    pub mirrors: Mirrors<'a>,
 }
 
 /// Sends a request and returns the response, or says why there is none.
@@ -67,16 +70,21 @@ pub async fn forward(
     }
     let template = Template::new(head, upload);
     let sent = retry::send(&front.worker, way.endpoints, limits, exchange.metrics(), &template).await;
+    let grpc = template.is_grpc();
+    if !way.mirrors.is_empty() && sent.as_ref().map_or_else(|unanswered| unanswered.seen, |_| true) {
+        let given = limits.deadline.map(|at| at.saturating_duration_since(exchange.started()));
+        way.mirrors.copy(&front.worker, template, given);
+    }
     let Answer { mut response, lease, pending } = match sent {
         Ok(answer) => answer,
-        Err(reject) => return Err((reject, exchange)),
+        Err(unanswered) => return Err((unanswered.reject, exchange)),
     };
     let endpoint = pending.member().pool.endpoint();
     exchange.set_endpoint(endpoint.address);
     exchange.answered(response.status());
     let meshed = endpoint.identity.is_some();
     if meshed
-        && template.is_grpc()
+        && grpc
         && let Some(reason) = peers_reason(&response)
     {
         let refusal = reject::to_grpc(response.status(), &reason, "said by the other side's proxy");

@@ -37,6 +37,7 @@ use crate::{
     http_proxy::{self, Front, Handler},
     limiter::Limiter,
     metrics::{DestinationMetrics, Direction},
+    mirror::Mirrors,
     opaque::copy,
     original_destination::Source,
     outbound::spoken,
@@ -339,12 +340,16 @@ impl Inbound {
         }
         said.tell(fields);
         match &self.client_id {
-            Some(id) => _ = fields.insert(headers::CLIENT_ID, id.clone()),
+            Some(id) => {
+                fields.insert(headers::CLIENT_ID, id.clone());
+                said.tell_of_peer(fields);
+            }
             None => baggage::strip(fields),
         }
         let began = exchange.started();
         let endpoints = Endpoints { balancer: &self.app.balancer, again: None, destination: None, key: None };
-        let way = Way { endpoints, timeouts: Timeouts::default(), told: said.timeout, asked };
+        let (timeouts, mirrors) = (Timeouts::default(), Mirrors::default());
+        let way = Way { endpoints, timeouts, told: said.timeout, asked, mirrors };
         let mut response = forward(front, way, request, exchange)
             .await
             .map_err(|(reject, exchange)| (of_app(reject), exchange))?;
@@ -363,10 +368,8 @@ impl Inbound {
 impl App {
     /// An application to which nobody has connected yet.
     pub fn new(address: SocketAddr, shared: &Shared) -> Self {
-        let (pod_uid, pod_name, zone) = (String::new(), String::new(), String::new());
-        let endpoint = Endpoint { address, identity: None, pod_uid, pod_name, zone };
         let balancer = Rc::new(Balancer::default());
-        balancer.update(&[endpoint], &traffic(), Pool::new);
+        balancer.update(&[Endpoint::bare(address)], &traffic(), "", Pool::new);
         let metrics = shared.metrics.destination(Direction::Inbound, &address.port().to_string());
         Self { balancer, limiter: Rc::default(), metrics }
     }

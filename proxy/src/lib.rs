@@ -41,6 +41,7 @@ pub mod linger;
 pub mod listener;
 pub mod load;
 pub mod metrics;
+pub mod mirror;
 pub mod opaque;
 pub mod original_destination;
 pub mod outbound;

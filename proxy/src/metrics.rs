@@ -75,6 +75,7 @@ struct Families {
     retries: Family<RetryLabels, Counter>,
     ejections: Family<DestinationLabels, Counter>,
     probes: Family<DestinationLabels, Counter>,
+    mirrored: Family<MirroredLabels, Counter>,
     authorizations: Family<AuthorizationLabels, Counter>,
     connections: Family<ConnectionLabels, Gauge>,
     opened: Family<PeerLabels, Counter>,
@@ -151,6 +152,12 @@ struct RetryLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MirroredLabels {
+    destination: Arc<str>,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct AuthorizationLabels {
     verdict: Decided,
     policy: String,
@@ -204,6 +211,11 @@ impl Default for Metrics {
         registry.register("retries", "Requests sent again", f.retries.clone());
         registry.register("ejections", "Endpoints taken out of rotation", f.ejections.clone());
         registry.register("probes", "Requests to endpoints out of rotation", f.probes.clone());
+        registry.register(
+            "mirrored_requests",
+            "Requests to be copied, and what became of it",
+            f.mirrored.clone(),
+        );
         registry.register("authorization", "Decisions by verdict and policy", f.authorizations.clone());
         registry.register("connections", "Open connections", f.connections.clone());
         registry.register("connections_opened", "Connections opened, by verified peer", f.opened.clone());
@@ -375,6 +387,12 @@ impl DestinationMetrics {
     /// A request was sent to learn whether an endpoint is back.
     pub fn probed(&self) {
         self.0.families.probes.get_or_create(&self.0.labels).inc();
+    }
+
+    /// A request was to be copied to the destination, and what became of that.
+    pub fn mirrored(&self, result: &'static str) {
+        let labels = MirroredLabels { destination: self.0.labels.destination.clone(), result };
+        self.0.families.mirrored.get_or_create(&labels).inc();
     }
 
     /// Opaque bytes towards the destination.

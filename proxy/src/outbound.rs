@@ -150,7 +150,7 @@ pub async fn send(
     };
     exchange.set_metrics(&resolved.metrics);
     let view = front_door::view(&request);
-    let Chosen { backend, timeouts, faults } = match resolved.choose(Some(&view)) {
+    let Chosen { backend, timeouts, faults, mirrors } = match resolved.choose(Some(&view)) {
         Ok(chosen) => chosen,
         Err(reject) => return Err((reject, exchange)),
     };
@@ -163,7 +163,7 @@ pub async fn send(
         }
     }
     let endpoints = destination.endpoints(&resolved, backend, key);
-    let way = Way { endpoints, timeouts, told: said.timeout, asked };
+    let way = Way { endpoints, timeouts, told: said.timeout, asked, mirrors };
     forward(front, way, request, exchange).await
 }
 
@@ -256,7 +256,9 @@ impl Opaque {
     }
 
     async fn connect(&self, resolved: &Resolved, passage: &mut Passage) -> Connected {
-        let Chosen { backend, timeouts, .. } = resolved.choose(None).map_err(|reject| reject.reason)?;
+        let chosen = resolved.choose(None).map_err(|reject| reject.reason)?;
+        let Chosen { backend, timeouts, mirrors, .. } = chosen;
+        mirrors.pass_over();
         let endpoints = self.destination.endpoints(resolved, backend, resolved.key(None, self.client.ip()));
         let mut tried = Vec::new();
         let mut reason = reject::NO_HEALTHY_ENDPOINTS.reason;

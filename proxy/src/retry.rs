@@ -77,6 +77,15 @@ pub struct Answer {
     pub pending: Pending,
 }
 
+/// Why there is no response.
+#[derive(Clone, Copy, Debug)]
+pub struct Unanswered {
+    /// For the caller.
+    pub reject: Reject,
+    /// Whether an application may have seen the request.
+    pub seen: bool,
+}
+
 /// The tries of one request that failed.
 #[derive(Debug, Default)]
 struct Tries {
@@ -85,6 +94,7 @@ struct Tries {
     unanswered: u32,
     repeated: u32,
     pause: Duration,
+    seen: bool,
 }
 
 /// Sends a request to an endpoint of a backend, and to others where that is safe.
@@ -94,7 +104,7 @@ pub async fn send(
     limits: Limits,
     metrics: &DestinationMetrics,
     template: &Template,
-) -> Result<Answer, Reject> {
+) -> Result<Answer, Unanswered> {
     if let Some(again) = endpoints.again {
         again.budget.deposit(again.traffic.retry_budget);
     }
@@ -111,7 +121,7 @@ pub async fn send(
         let left = limits.deadline.map(|at| at.saturating_duration_since(now));
         if left.is_some_and(|left| left.is_zero()) {
             pending.settle();
-            return Err(reject::REQUEST_TIMEOUT);
+            return Err(Unanswered { reject: reject::REQUEST_TIMEOUT, seen: tries.seen });
         }
         let sent = {
             let pool = &pending.member().pool;
@@ -143,7 +153,7 @@ pub async fn send(
             Ok((response, lease)) if !may => {
                 if verdict.seen != Seen::Served {
                     tries.failed(pending.member(), verdict.why);
-                    tries.give_up(worker, &endpoints);
+                    tries.give_up(worker, &endpoints, template);
                 }
                 template.release();
                 return Ok(Answer { response, lease, pending });
@@ -156,12 +166,13 @@ pub async fn send(
         }
         failure = verdict.reject;
         tries.failed(pending.member(), verdict.why);
+        tries.seen |= !matches!(verdict.seen, Seen::Nobody | Seen::Busy);
         if !may {
             break;
         }
     }
-    tries.give_up(worker, &endpoints);
-    Err(failure)
+    tries.give_up(worker, &endpoints, template);
+    Err(Unanswered { reject: failure, seen: tries.seen })
 }
 
 impl Endpoints<'_> {
@@ -285,12 +296,13 @@ impl Tries {
 
     /// The caller hears of a failure: those who called this application need not ask it again, and people may want to
     /// know who was tried and what happened.
-    fn give_up(&self, worker: &Worker, endpoints: &Endpoints<'_>) {
+    fn give_up(&self, worker: &Worker, endpoints: &Endpoints<'_>, template: &Template) {
         // the application itself is none of those that it calls
         if endpoints.again.is_some() {
             worker.shared.given_up.note();
         }
-        if self.count() > 1 && worker.quota.admits(Direction::Outbound, "given-up") {
+        // nobody misses the answer to a copy
+        if self.count() > 1 && !template.is_copy() && worker.quota.admits(Direction::Outbound, "given-up") {
             let addresses = self.members.iter().map(|member| member.pool.endpoint().address);
             let tries: Vec<_> =
                 addresses.zip(&self.reasons).map(|(address, reason)| format!("{address} {reason}")).collect();

@@ -12,6 +12,10 @@ use crate::{deadline, headers};
 /// `critical`, or absent. Applications may set it, and tell it on.
 pub const PRIORITY: HeaderName = HeaderName::from_static("byrnie-priority");
 const CRITICAL: HeaderValue = HeaderValue::from_static("critical");
+/// `true` where a proxy has copied the request: nobody waits for what is answered. An application may do less for those,
+/// and so nobody else may call a request so: neither the applications that call nor callers without identity.
+pub const MIRRORED: HeaderName = HeaderName::from_static("byrnie-mirrored");
+const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 /// What a caller says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct Said {
     /// Whether it goes first when there is too much to do. A quarter of the limits is kept for that, and no more: whoever
     /// calls everything critical wins little.
     pub critical: bool,
+    /// Whether it is a copy.
+    pub mirrored: bool,
 }
 
 /// Takes it out of a request, with all else that only proxies may set.
@@ -31,10 +37,11 @@ pub fn take(fields: &mut HeaderMap, version: Version) -> Said {
     }
     let timeout = deadline::told(fields);
     let critical = reserved && fields.get(PRIORITY) == Some(&CRITICAL);
+    let mirrored = reserved && fields.get(MIRRORED) == Some(&TRUE);
     if reserved {
         headers::strip_reserved(fields);
     }
-    Said { timeout, critical }
+    Said { timeout, critical, mirrored }
 }
 
 impl Said {
@@ -44,6 +51,19 @@ impl Said {
             fields.insert(PRIORITY, CRITICAL);
         }
     }
+
+    /// Says on, to the application that is called, what a peer's proxy says.
+    pub fn tell_of_peer(self, fields: &mut HeaderMap) {
+        if self.mirrored {
+            fields.insert(MIRRORED, TRUE);
+        }
+    }
+}
+
+/// Calls a request a copy. It goes behind what somebody waits for, whatever it is a copy of.
+pub fn mark_copy(fields: &mut HeaderMap) {
+    fields.remove(PRIORITY);
+    fields.insert(MIRRORED, TRUE);
 }
 
 #[cfg(test)]
@@ -55,15 +75,22 @@ mod tests {
         let mut fields = HeaderMap::new();
         fields.insert("byrnie-timeout", HeaderValue::from_static("250"));
         fields.insert("byrnie-priority", HeaderValue::from_static("critical"));
+        fields.insert("byrnie-mirrored", HeaderValue::from_static("true"));
         fields.insert("byrnie-client-id", HeaderValue::from_static("spiffe://a/b"));
         fields.insert("grpc-timeout", HeaderValue::from_static("1S"));
         let said = take(&mut fields, Version::HTTP_11);
-        assert_eq!(said, Said { timeout: Some(Duration::from_millis(250)), critical: true });
+        let timeout = Some(Duration::from_millis(250));
+        assert_eq!(said, Said { timeout, critical: true, mirrored: true });
         assert_eq!(fields.keys().collect::<Vec<_>>(), ["grpc-timeout"]);
         said.tell(&mut fields);
         assert_eq!(fields["byrnie-priority"], "critical");
-        fields.remove("byrnie-priority");
-        let grpc = Said { timeout: Some(Duration::from_secs(1)), critical: false };
+        assert!(!fields.contains_key("byrnie-mirrored"), "that is not the caller's to say");
+        said.tell_of_peer(&mut fields);
+        assert_eq!(fields["byrnie-mirrored"], "true");
+        mark_copy(&mut fields);
+        assert!(!fields.contains_key("byrnie-priority"));
+        fields.remove("byrnie-mirrored");
+        let grpc = Said { timeout: Some(Duration::from_secs(1)), ..Said::default() };
         assert_eq!(take(&mut fields, Version::HTTP_2), grpc);
         assert_eq!(take(&mut HeaderMap::new(), Version::HTTP_2), Said::default());
     }

@@ -6,6 +6,7 @@
 
 mod check;
 mod compile;
+mod cursor;
 mod file;
 mod names;
 mod node;

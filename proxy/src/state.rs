@@ -108,6 +108,18 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Puts what governs the pod in force.
+    pub fn store_workload(&self, workload: Workload) {
+        let before = self.workload.swap(Some(Arc::new(workload)));
+        let zone = |workload: &Option<Arc<Workload>>| workload.as_ref().map(|it| it.zone.clone());
+        if zone(&before) != zone(&self.workload.load_full()) {
+            // what is near is another matter now
+            self.destinations.renew();
+        }
+    }
+}
+
 impl Default for LastTime {
     fn default() -> Self {
         Self { base: Instant::now(), millis: AtomicU64::new(0) }
@@ -169,6 +181,13 @@ impl Destinations {
     /// The slot of an address if somebody uses it.
     pub fn get(&self, address: SocketAddr) -> Option<Arc<Slot>> {
         self.slots.lock().get(&address).cloned()
+    }
+
+    /// Has all workers look at what is known once more.
+    fn renew(&self) {
+        for slot in self.slots.lock().values() {
+            slot.version.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// All addresses in use.

@@ -69,6 +69,7 @@ func TestMesh(t *testing.T) {
 		test{"splits: 90 to 10", s.splitAccuracy},
 		test{"splits: weights change", s.splitChanges},
 		test{"splits: edges", s.splitEdges},
+		test{"zones and weights", s.zones},
 		test{"admission of our kinds", s.admission},
 		test{"admission of pods", s.podAdmission},
 		test{"ways around a proxy", s.bypass},

@@ -18,7 +18,7 @@ pub(super) fn workload(at: At<'_>, message: v1::Workload) -> Result<Workload, De
     })?;
     once(field, &protocols)?;
     let limits = limits(at.field("limits"), message.limits)?;
-    Ok(Workload { inbound: InboundPolicy { mtls, policies }, protocols, limits })
+    Ok(Workload { inbound: InboundPolicy { mtls, policies }, protocols, limits, zone: message.zone })
 }
 
 /// The predicates of rules, and of routes.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use byrnie_model::{Backend, Destination, Endpoint, Route, Service, Timeouts, WeightedBackend};
+use byrnie_model::{Backend, Destination, Endpoint, Mirror, Route, Service, Timeouts, WeightedBackend};
 
 use super::{
     At, DecodeError,
@@ -57,11 +57,16 @@ fn route(at: At<'_>, message: v1::Route, known: usize) -> Result<Route, DecodeEr
     let backends = at.field("backends").each(message.backends, |at, share| {
         Ok(WeightedBackend { backend: backend(at.field("backend"), share.backend)?, weight: share.weight })
     })?;
+    let mirrors = at.field("mirrors").each(message.mirrors, |at, mirror| match mirror.percent {
+        percent @ 1..=100 => Ok(Mirror { backend: backend(at.field("backend"), mirror.backend)?, percent }),
+        percent => at.field("percent").fail(format!("{percent} is not one of 1 to 100")),
+    })?;
     Ok(Route {
         matches: at.field("matches").each(message.matches, http_match)?,
         backends,
         failover: at.field("failover").each(message.failover, backend)?,
         overrides: at.field("overrides").each(message.overrides, backend)?,
+        mirrors,
         faults: faults(at.field("faults"), message.faults)?,
         timeouts: timeouts(at.field("timeouts"), message.timeouts)?,
     })
@@ -86,10 +91,13 @@ fn backend(at: At<'_>, message: v1::Backend) -> Result<Backend, DecodeError> {
 }
 
 fn endpoint(at: At<'_>, message: v1::Endpoint) -> Result<Endpoint, DecodeError> {
-    let v1::Endpoint { ip, port, identity, pod_uid, pod_name, zone } = message;
+    let v1::Endpoint { ip, port, identity, pod_uid, pod_name, zone, weight } = message;
     let identity = match identity.as_str() {
         "" => None,
         id => Some(id.parse().or_else(|error| at.field("identity").fail(error))?),
     };
-    Ok(Endpoint { address: socket_address(at, &ip, port)?, identity, pod_uid, pod_name, zone })
+    let Ok(weight) = u16::try_from(weight.max(1)) else {
+        return at.field("weight").fail(format!("{weight} is more than {}", u16::MAX));
+    };
+    Ok(Endpoint { address: socket_address(at, &ip, port)?, identity, pod_uid, pod_name, zone, weight })
 }

@@ -9,11 +9,14 @@ use crate::v1;
 
 /// Absent: as every proxy does it by itself.
 pub(super) fn traffic(at: At<'_>, message: Option<v1::Traffic>) -> Result<Traffic, DecodeError> {
-    let Some(v1::Traffic { retry: again, retry_budget, circuit_breaker: breaker, load_balancing: balancing }) =
-        message
-    else {
-        return Ok(Traffic::default());
-    };
+    let Some(message) = message else { return Ok(Traffic::default()) };
+    let v1::Traffic {
+        retry: again,
+        retry_budget,
+        circuit_breaker: breaker,
+        load_balancing: balancing,
+        prefer_zone,
+    } = message;
     let budget = at.field("retry_budget");
     let v1::RetryBudget { percent, min_per_second } = budget.required(retry_budget)?;
     Ok(Traffic {
@@ -21,6 +24,7 @@ pub(super) fn traffic(at: At<'_>, message: Option<v1::Traffic>) -> Result<Traffi
         retry_budget: RetryBudget { percent: percentage(budget, percent)?, min_per_second },
         circuit_breaker: circuit_breaker(at.field("circuit_breaker"), breaker)?,
         load_balancing: load_balancing(at.field("load_balancing"), balancing)?,
+        prefer_zone,
     })
 }
 

@@ -15,6 +15,7 @@ pub(super) fn traffic(traffic: &model::Traffic) -> Option<v1::Traffic> {
         }),
         circuit_breaker: Some(circuit_breaker(&traffic.circuit_breaker)),
         load_balancing: Some(load_balancing(&traffic.load_balancing)),
+        prefer_zone: traffic.prefer_zone,
     })
 }
 

@@ -3,7 +3,7 @@
 use byrnie_api::{decode, encode, parts, v1};
 use byrnie_model::{
     Action, Backend, Destination, Endpoint, Enforcement, Faults, HeaderMatch, HttpMatch, InboundPolicy,
-    Limits, Mtls, MtlsMode, ObjectName, PathMatch, Policy, Ports, Protocol, Route, Rule, Service,
+    Limits, Mirror, Mtls, MtlsMode, ObjectName, PathMatch, Policy, Ports, Protocol, Route, Rule, Service,
     ServicePort, Source, Timeouts, Traffic, ValueMatch, WeightedBackend, Workload,
 };
 
@@ -34,6 +34,7 @@ fn workload() -> v1::Workload {
         inbound: InboundPolicy { mtls, policies: vec![policy] },
         protocols: vec![(80, Protocol::Http1)],
         limits: Limits { adaptive: true, requests_per_second: Some(9), burst: 9 },
+        zone: String::new(),
     })
 }
 
@@ -44,6 +45,7 @@ fn destination() -> v1::Destination {
         pod_uid: "u".into(),
         pod_name: "p".into(),
         zone: String::new(),
+        weight: 1,
     };
     let name = ServicePort::new("shop", "pay", 80);
     let route = Route {
@@ -51,6 +53,7 @@ fn destination() -> v1::Destination {
         backends: vec![WeightedBackend { backend: 0, weight: 1 }],
         failover: vec![0],
         overrides: vec![0],
+        mirrors: vec![Mirror { backend: 0, percent: 10 }],
         faults: Faults::default(),
         timeouts: Timeouts::default(),
     };
@@ -166,6 +169,9 @@ fn a_destination_that_is_not_whole_is_refused() {
             service(d).routes[0].timeouts.as_mut().unwrap().idle_ms = Some(0);
         }),
         ("service.routes[0].backends[0].backend", |d| service(d).routes[0].backends[0].backend = 1),
+        ("service.routes[0].mirrors[0].backend", |d| service(d).routes[0].mirrors[0].backend = 1),
+        ("service.routes[0].mirrors[0].percent", |d| service(d).routes[0].mirrors[0].percent = 0),
+        ("service.routes[0].mirrors[0].percent", |d| service(d).routes[0].mirrors[0].percent = 101),
         ("service.backends[0].name.name", |d| {
             service(d).backends[0].name.as_mut().unwrap().name.clear();
         }),

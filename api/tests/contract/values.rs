@@ -5,9 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use byrnie_api::Trust;
 use byrnie_model::{
     Action, Backend, CircuitBreaker, Destination, Endpoint, Enforcement, Faults, HashKey, HeaderMatch,
-    HttpMatch, InboundPolicy, Limits, LoadBalancing, Mtls, MtlsMode, ObjectName, PathMatch, Policy, Ports,
-    Protocol, Retry, RetryBudget, Route, Rule, Service, ServicePort, Source, SpiffeId, Timeouts, Traffic,
-    TrustDomain, ValueMatch, WeightedBackend, Workload,
+    HttpMatch, InboundPolicy, Limits, LoadBalancing, Mirror, Mtls, MtlsMode, ObjectName, PathMatch, Policy,
+    Ports, Protocol, Retry, RetryBudget, Route, Rule, Service, ServicePort, Source, SpiffeId, Timeouts,
+    Traffic, TrustDomain, ValueMatch, WeightedBackend, Workload,
 };
 use http::HeaderName;
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -104,11 +104,12 @@ fn protocol() -> impl Strategy<Value = Protocol> {
 }
 
 pub(crate) fn workload() -> impl Strategy<Value = Workload> {
-    (vec(policy(), 0..4), mode(), by_port(mode()), by_port(protocol()), limits()).prop_map(
-        |(policies, default, ports, protocols, limits)| Workload {
+    (vec(policy(), 0..4), mode(), by_port(mode()), by_port(protocol()), limits(), ".{0,9}").prop_map(
+        |(policies, default, ports, protocols, limits, zone)| Workload {
             inbound: InboundPolicy { mtls: Mtls { default, ports }, policies },
             protocols,
             limits,
+            zone,
         },
     )
 }
@@ -127,13 +128,14 @@ fn service_port() -> impl Strategy<Value = ServicePort> {
 fn endpoint() -> impl Strategy<Value = Endpoint> {
     let id = (domain(), text(&NAMESPACES), text(&ACCOUNTS))
         .prop_map(|(domain, namespace, account)| SpiffeId::new(&domain, &namespace, &account).unwrap());
-    (address(), option::of(id), ".{0,9}", ".{0,9}", ".{0,9}").prop_map(
-        |(address, identity, pod_uid, pod_name, zone)| Endpoint {
+    (address(), option::of(id), ".{0,9}", ".{0,9}", ".{0,9}", 1..=u16::MAX).prop_map(
+        |(address, identity, pod_uid, pod_name, zone, weight)| Endpoint {
             address,
             identity,
             pod_uid,
             pod_name,
             zone,
+            weight,
         },
     )
 }
@@ -201,12 +203,13 @@ fn traffic() -> impl Strategy<Value = Traffic> {
         "[a-z]{1,9}".prop_map(|name| LoadBalancing::ConsistentHash(HashKey::Header(name.parse().unwrap()))),
         "[a-z]{1,9}".prop_map(|name| LoadBalancing::ConsistentHash(HashKey::Cookie(name))),
     ];
-    let written = (retry, budget, breaker, balancing).prop_map(
-        |(retry, retry_budget, circuit_breaker, load_balancing)| Traffic {
+    let written = (retry, budget, breaker, balancing, any::<bool>()).prop_map(
+        |(retry, retry_budget, circuit_breaker, load_balancing, prefer_zone)| Traffic {
             retry,
             retry_budget,
             circuit_breaker,
             load_balancing,
+            prefer_zone,
         },
     );
     prop_oneof![Just(Traffic::default()), written]
@@ -222,15 +225,20 @@ fn service() -> impl Strategy<Value = Service> {
                 .prop_map(|(backend, weight)| WeightedBackend { backend, weight });
             let shares = vec(share, 0..if known == 0 { 1 } else { 3 });
             let others = || vec(0..known.max(1), 0..if known == 0 { 1 } else { 3 });
-            let routes = vec((vec(http(), 0..2), shares, (others(), others()), faults(), timeouts()), 1..3);
+            let mirror =
+                (0..known.max(1), 1..=100u32).prop_map(|(backend, percent)| Mirror { backend, percent });
+            let mirrors = vec(mirror, 0..if known == 0 { 1 } else { 3 });
+            let others = (others(), others(), mirrors);
+            let routes = vec((vec(http(), 0..2), shares, others, faults(), timeouts()), 1..3);
             (Just(name), Just(protocol), Just(backends), routes).prop_map(
                 |(name, protocol, backends, routes)| {
                     let routes = routes.into_iter().map(
-                        |(matches, backends, (failover, overrides), faults, timeouts)| Route {
+                        |(matches, backends, (failover, overrides, mirrors), faults, timeouts)| Route {
                             matches,
                             backends,
                             failover,
                             overrides,
+                            mirrors,
                             faults,
                             timeouts,
                         },

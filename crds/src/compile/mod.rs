@@ -54,12 +54,16 @@ pub struct Traffic {
     pub timeouts: Timeouts,
     /// Retries, circuit breaking, balancing.
     pub calls: byrnie_model::Traffic,
+    /// Whether endpoints of the caller's zone come first; `None`: as the Service says.
+    pub prefer_zone: Option<bool>,
     /// What the targets take at a time.
     pub limits: Limits,
     /// Services of the same namespace that serve where no endpoint of the target can, in order.
     pub failover: Vec<String>,
     /// Services of the same namespace that a request may ask for instead.
     pub overrides: Vec<String>,
+    /// Services of the same namespace that get copies, each of so many percent of the requests.
+    pub mirrors: Vec<(String, u32)>,
     /// What is done to requests on purpose.
     pub faults: Faults,
     /// What is spoken, by container port.

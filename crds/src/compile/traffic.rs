@@ -15,7 +15,7 @@ use crate::{
     problem::Findings,
     traffic::{
         Algorithm, AppProtocol, CircuitBreakerSpec, Concurrency, FaultsSpec, HashSpec, LimitsSpec,
-        LoadBalancingSpec, OtherService, RetrySpec, TrafficSpec,
+        LoadBalancingSpec, MirrorSpec, OtherService, RetrySpec, TrafficSpec, Zone,
     },
 };
 
@@ -29,7 +29,7 @@ pub(super) fn mtls(spec: &MtlsSpec, findings: &mut Findings) -> Option<Mtls> {
 /// `None`: not understood.
 pub(super) fn compile(spec: &TrafficSpec, findings: &mut Findings) -> Option<Traffic> {
     if *spec == TrafficSpec::default() {
-        let fields = "timeouts, retry, retryBudget, circuitBreaker, loadBalancing, limits, failover, overrides, faults and protocols";
+        let fields = "timeouts, retry, retryBudget, circuitBreaker, loadBalancing, limits, failover, overrides, mirrors, faults and protocols";
         return problem("spec.traffic", format!("needs at least one of {fields}"), findings);
     }
     let timeouts = spec.timeouts.clone().unwrap_or_default();
@@ -45,6 +45,7 @@ pub(super) fn compile(spec: &TrafficSpec, findings: &mut Findings) -> Option<Tra
     let limits = spec.limits.as_ref().map_or(Some(Limits::default()), |spec| limits(spec, findings));
     let failover = services(&spec.failover, "spec.traffic.failover", findings);
     let overrides = services(&spec.overrides, "spec.traffic.overrides", findings);
+    let mirrors = mirrors(&spec.mirrors, findings);
     let faults = spec.faults.as_ref().map_or(Some(Faults::default()), |spec| faults(spec, findings));
     let ports: Vec<u16> = spec.protocols.iter().map(|p| p.port).collect();
     unique(&ports, "spec.traffic.protocols", "port", findings)?;
@@ -56,6 +57,7 @@ pub(super) fn compile(spec: &TrafficSpec, findings: &mut Findings) -> Option<Tra
             backend_request: nonzero(backend_request?),
             idle: nonzero(idle?),
         },
+        prefer_zone: spec.load_balancing.as_ref().and_then(|spec| spec.zone).map(|zone| zone == Zone::Prefer),
         calls: byrnie_model::Traffic {
             retry: retry?,
             retry_budget: RetryBudget {
@@ -64,10 +66,12 @@ pub(super) fn compile(spec: &TrafficSpec, findings: &mut Findings) -> Option<Tra
             },
             circuit_breaker: breaker?,
             load_balancing: balancing?,
+            prefer_zone: false,
         },
         limits: limits?,
         failover: failover?,
         overrides: overrides?,
+        mirrors: mirrors?,
         faults: faults?,
         protocols: spec.protocols.iter().map(|p| (p.port, p.protocol.into())).collect(),
     })
@@ -146,6 +150,12 @@ fn services(spec: &[OtherService], path: &str, findings: &mut Findings) -> Optio
     }));
     unique(spec, path, "Service", findings)?;
     services
+}
+
+fn mirrors(spec: &[MirrorSpec], findings: &mut Findings) -> Option<Vec<(String, u32)>> {
+    let others: Vec<_> = spec.iter().map(|mirror| OtherService { service: mirror.service.clone() }).collect();
+    let services = services(&others, "spec.traffic.mirrors", findings)?;
+    Some(services.into_iter().zip(spec.iter().map(|mirror| mirror.percent.unwrap_or(100))).collect())
 }
 
 fn faults(spec: &FaultsSpec, findings: &mut Findings) -> Option<Faults> {

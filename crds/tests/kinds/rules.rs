@@ -103,7 +103,7 @@ fn every_rule_of_a_policy_bites() {
         (
             "/spec/traffic",
             json!({}),
-            "at least one of timeouts, retry, retryBudget, circuitBreaker, loadBalancing, limits, failover, overrides, faults and protocols is needed",
+            "at least one of timeouts, retry, retryBudget, circuitBreaker, loadBalancing, limits, failover, overrides, mirrors, faults and protocols is needed",
         ),
         ("/spec/traffic", json!({"faults": {}}), "at least one of delay and abort is needed"),
         (

@@ -62,6 +62,10 @@ impl<'a> Mesh<'a> {
         };
         let workers = annotation(pod, names::WORKERS_ANNOTATION)
             .map_or(Ok(1), |text| number(names::WORKERS_ANNOTATION, text))?;
+        if let Some(text) = annotation(pod, names::WEIGHT_ANNOTATION) {
+            // the operator reads it; here it can still be refused
+            number(names::WEIGHT_ANNOTATION, text)?;
+        }
         if workers > 64 {
             let problem = "at most 64 workers".to_owned();
             return Err(Refusal::Annotation {

@@ -12,8 +12,8 @@ use byrnie_crds::{
     names,
 };
 use byrnie_model::{
-    Backend, Destination, Endpoint, ObjectName, Protocol, Route, Service as Called, ServicePort as PortName,
-    WeightedBackend,
+    Backend, Destination, Endpoint, Mirror, ObjectName, Protocol, Route, Service as Called,
+    ServicePort as PortName, WeightedBackend,
 };
 
 use super::{
@@ -54,6 +54,7 @@ enum Part {
     Share(u32),
     Failover,
     Override,
+    Mirror(u32),
 }
 
 /// A snapshot on its way.
@@ -81,7 +82,10 @@ impl<'a> Making<'a> {
         let shares = shares.into_iter().map(|(backend, weight)| (backend, Part::Share(weight)));
         let failover = traffic.failover.iter().map(|backend| (backend.clone(), Part::Failover));
         let overrides = traffic.overrides.iter().map(|backend| (backend.clone(), Part::Override));
-        for (backend, part) in shares.chain(failover).chain(overrides) {
+        // A policy may be about the whole namespace: nobody is a mirror of oneself.
+        let mirrors = traffic.mirrors.iter().filter(|(backend, _)| *backend != name.name);
+        let mirrors = mirrors.map(|(backend, percent)| (backend.clone(), Part::Mirror(*percent)));
+        for (backend, part) in shares.chain(failover).chain(overrides).chain(mirrors) {
             // Without this port it takes no part; its share goes to the others.
             let Some(service) = space.services.get(&backend).filter(|s| s.port(port.port).is_some()) else {
                 continue;
@@ -97,6 +101,7 @@ impl<'a> Making<'a> {
                 Part::Share(weight) => route.backends.push(WeightedBackend { backend, weight }),
                 Part::Failover => route.failover.push(backend),
                 Part::Override => route.overrides.push(backend),
+                Part::Mirror(percent) => route.mirrors.push(Mirror { backend, percent }),
             }
         }
         Some(Destination::Service(Called {
@@ -104,7 +109,10 @@ impl<'a> Making<'a> {
             protocol: spoken(&traffic, space, &name.name, service, port),
             routes: vec![route],
             backends,
-            traffic: traffic.calls,
+            traffic: byrnie_model::Traffic {
+                prefer_zone: traffic.prefer_zone.unwrap_or(service.prefers_zone),
+                ..traffic.calls
+            },
         }))
     }
 
@@ -129,6 +137,7 @@ impl<'a> Making<'a> {
                 pod_uid: pod.uid.clone(),
                 pod_name: name.name.clone(),
                 zone: self.world.zone(&pod.node).to_owned(),
+                weight: pod.weight,
             },
             timeouts: traffic.timeouts,
             traffic: traffic.calls,
@@ -249,6 +258,7 @@ impl<'a> Making<'a> {
             pod_uid: pod.map(|(_, pod)| pod.uid.clone()).unwrap_or_default(),
             pod_name: pod.map(|(name, _)| name.to_owned()).unwrap_or_default(),
             zone: zone.to_owned(),
+            weight: pod.map_or(1, |(_, pod)| pod.weight),
         })
     }
 }

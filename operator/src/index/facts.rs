@@ -42,6 +42,8 @@ pub struct Pod {
     pub created: Timestamp,
     /// Its node.
     pub node: String,
+    /// Its share of requests relative to the others' of its Services.
+    pub weight: u16,
 }
 
 /// A Service.
@@ -57,6 +59,8 @@ pub struct Service {
     pub balancer_addresses: Vec<IpAddr>,
     /// Names of its ports, as endpoint slices call them.
     pub port_names: BTreeMap<u16, String>,
+    /// Whether it asks for endpoints near its callers.
+    pub prefers_zone: bool,
 }
 
 /// Part of a Service's endpoints.
@@ -118,6 +122,9 @@ pub struct Split {
     pub generation: i64,
 }
 
+/// Values of a Service's `trafficDistribution` that ask for the caller's zone, or even its node, which is in it.
+const NEAR: [&str; 3] = ["PreferSameZone", "PreferClose", "PreferSameNode"];
+
 /// A node's zone.
 pub fn zone(node: &PartialObjectMeta<Node>) -> String {
     node.labels().get("topology.kubernetes.io/zone").cloned().unwrap_or_default()
@@ -143,6 +150,8 @@ impl Pod {
             containers_ready: containers_ready(pod),
             created: created(pod),
             node: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
+            // what is no weight was refused at admission; who writes it later is not heard
+            weight: cluster::weight(pod).unwrap_or(1),
         }
     }
 
@@ -156,6 +165,7 @@ impl Service {
     /// Reads one.
     pub fn read(service: &KubeService) -> Self {
         let spec = service.spec.clone().unwrap_or_default();
+        let distribution = spec.traffic_distribution.as_deref();
         let cluster_addresses = spec.cluster_ips.iter().flatten().filter_map(|ip| address(ip)).collect();
         let balancer = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref());
         let balancer_addresses =
@@ -168,6 +178,7 @@ impl Service {
             cluster_addresses,
             balancer_addresses,
             port_names,
+            prefers_zone: distribution.is_some_and(|it| NEAR.contains(&it)),
         }
     }
 

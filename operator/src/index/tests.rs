@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use byrnie_model::{
-    Backend, Destination, InboundPolicy, MtlsMode, ObjectName, Peer, Protocol, Request, Service, SpiffeId,
-    WeightedBackend, Workload, evaluate,
+    Backend, Destination, InboundPolicy, Mirror, MtlsMode, ObjectName, Peer, Protocol, Request, Service,
+    SpiffeId, WeightedBackend, Workload, evaluate,
 };
 use proptest::prelude::*;
 
@@ -352,6 +352,44 @@ fn others_serve_where_a_policy_says_so_if_they_have_the_port() {
     let service = called(&world, "10.96.0.1:80");
     assert_eq!(shares(&service), [("pay", 1)]);
     assert_eq!(service.routes[0].failover, [1]);
+    assert_eq!(service.backends[1].name.to_string(), "shop/v1:80");
+    assert!(!service.backends[1].endpoints.is_empty());
+}
+
+#[test]
+fn weights_are_the_pods_and_zones_their_nodes() {
+    let near = |world: &World| called(world, "10.96.0.1:80").traffic.prefer_zone;
+    let weighed = |text: &str| {
+        let pod = pod("pay-1", "pay", "10.1.0.1")
+            .replace("metadata:", &format!("metadata:\n  annotations: {{byrnie.dev/weight: '{text}'}}"));
+        let world = world(&(shop() + &pod));
+        called(&world, "10.96.0.1:80").backends[0].endpoints.iter().map(|e| e.weight).collect::<Vec<_>>()
+    };
+    assert_eq!(weighed("30"), [30, 1]);
+    assert_eq!(weighed("0"), [1, 1]);
+    assert_eq!(weighed("many"), [1, 1]);
+    let plain = world(&shop());
+    assert_eq!(of_pod(&plain, "pay-1").zone, "z1");
+    assert!(!near(&plain));
+    for (said, expected) in
+        [("PreferSameZone", true), ("PreferClose", true), ("PreferSameNode", true), ("Elsewhere", false)]
+    {
+        let wished = service("pay", "pay", "10.96.0.1")
+            .replace("spec:", &format!("spec:\n  trafficDistribution: {said}"));
+        assert_eq!(near(&world(&(shop() + &wished))), expected, "{said}");
+        let otherwise = if expected { "Ignore" } else { "Prefer" };
+        let policy = policy("near", 0, &format!("{{traffic: {{loadBalancing: {{zone: {otherwise}}}}}}}"));
+        assert_eq!(near(&world(&(shop() + &wished + &policy))), !expected, "a policy has the last word");
+    }
+}
+
+#[test]
+fn copies_go_where_a_policy_says_so_but_never_back_to_the_called() {
+    let mirrors = "{traffic: {mirrors: [{service: nobody}, {service: pay}, {service: v1, percent: 10}]}}";
+    let world = world(&(shop() + &policy("trial", 0, mirrors)));
+    let service = called(&world, "10.96.0.1:80");
+    assert_eq!(shares(&service), [("pay", 1)]);
+    assert_eq!(service.routes[0].mirrors, [Mirror { backend: 1, percent: 10 }]);
     assert_eq!(service.backends[1].name.to_string(), "shop/v1:80");
     assert!(!service.backends[1].endpoints.is_empty());
 }

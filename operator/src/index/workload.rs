@@ -20,19 +20,20 @@ pub struct Snapshot {
 
 /// What the snapshot of a pod is made from.
 pub fn dependencies(pod: &ObjectName) -> Vec<Dependency> {
-    vec![Dependency::Governance(pod.namespace.clone()), Dependency::Pod(pod.clone())]
+    vec![Dependency::Governance(pod.namespace.clone()), Dependency::Pod(pod.clone()), Dependency::Zones]
 }
 
 /// The snapshot of a pod; `None`: there is no such pod.
 pub fn workload(world: &World, pod: &ObjectName) -> Option<Snapshot> {
     let space = world.space(&pod.namespace)?;
-    let facts = space.pods.get(&pod.name)?.facts(&pod.namespace);
+    let pod_facts = space.pods.get(&pod.name)?;
+    let facts = pod_facts.facts(&pod.namespace);
     let policies = space.policies.values().map(|policy| &policy.candidate);
     let governed = govern(&facts, space.mode, policies, &services(space));
     let generation = |name: &ObjectName| Some(generation(name, space.policies.get(&name.name)?));
     Some(Snapshot {
         generations: governed.policies.iter().filter_map(generation).collect(),
-        workload: governed.workload,
+        workload: Workload { zone: world.zone(&pod_facts.node).to_owned(), ..governed.workload },
     })
 }
 

@@ -93,6 +93,7 @@ pub(super) fn a_pod() -> Pod {
         live: true,
         containers_ready: true,
         node: "node-1".into(),
+        weight: 1,
     }
 }
 

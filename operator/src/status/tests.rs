@@ -38,6 +38,7 @@ fn pod(world: &mut World, name: &str, app: &str) {
         live: true,
         containers_ready: true,
         node: String::new(),
+        weight: 1,
     };
     world.apply(Change::Pod(ObjectName::new("shop", name), Some(pod)));
 }
@@ -49,6 +50,7 @@ fn service(world: &mut World, name: &str, port: u16, ready: bool) {
         cluster_addresses: Vec::new(),
         balancer_addresses: Vec::new(),
         port_names: BTreeMap::new(),
+        prefers_zone: false,
     };
     world.apply(Change::Service(ObjectName::new("shop", name), Some(facts)));
     let endpoint = SliceEndpoint {

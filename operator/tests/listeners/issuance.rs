@@ -68,6 +68,7 @@ impl Town {
             live: true,
             containers_ready: true,
             node: "node-1".into(),
+            weight: 1,
         };
         let now = SystemTime::now();
         let authority = Authority::generate(&mesh.domain, Duration::from_hours(720), now).unwrap();

@@ -11,11 +11,14 @@ use byrnie_model::{
 use http::{HeaderName, Method};
 
 use super::file::{
-    EndpointsFrom, File, HeaderMatch, HeaderType, HttpMatch, Listener, PathMatch, PathType, Policy, Protocol,
-    Rule, Service, Source, Timeouts, Unknown,
+    EndpointsFrom, File, HeaderMatch, HeaderType, HttpMatch, Listener, Mirror, PathMatch, PathType, Policy,
+    Protocol, Rule, Service, Source, Timeouts, Unknown,
 };
 use super::traffic;
 use crate::{hosts, listener, metrics::Direction, original_destination};
+
+/// Every one of them has as many requests as what it mirrors.
+const MAX_MIRRORS: usize = 4;
 
 /// What is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +170,22 @@ fn service(spec: &Service, all: &[Service], at: &str) -> Result<model::Service> 
             backends.len() - 1
         })))
     };
+    let mirror = |mirror: &Mirror, at: &str| -> Result<Option<model::Mirror>> {
+        let percent = mirror.percent.unwrap_or(100);
+        if !(1..=100).contains(&percent) {
+            return wrong(&format!("{at}.percent"), format!("{percent} is not one of 1 to 100"));
+        }
+        let at = format!("{at}.service");
+        if mirror.service == spec.name {
+            return wrong(&at, "a service is no mirror of itself");
+        }
+        Ok(other(&mirror.service, &at)?.map(|backend| model::Mirror { backend, percent }))
+    };
+    let mirrors = mistakes.keep(each(&spec.mirrors, &format!("{at}.mirrors"), mirror));
+    if spec.mirrors.len() > MAX_MIRRORS {
+        let said = format!("has {} mirrors, at most {MAX_MIRRORS} possible", spec.mirrors.len());
+        mistakes.keep::<()>(wrong(&format!("{at}.mirrors"), said));
+    }
     let mut others = |names: &[String], at: &str, mistakes: &mut Mistakes| -> Vec<usize> {
         let indices = mistakes.keep(each(names, at, |name, at| other(name, at)));
         indices.unwrap_or_default().into_iter().flatten().collect()
@@ -174,6 +193,7 @@ fn service(spec: &Service, all: &[Service], at: &str) -> Result<model::Service> 
     let common = model::Route {
         failover: others(&spec.failover, &format!("{at}.failover"), &mut mistakes),
         overrides: others(&spec.overrides, &format!("{at}.overrides"), &mut mistakes),
+        mirrors: mirrors.unwrap_or_default().into_iter().flatten().collect(),
         faults: mistakes.keep(traffic::faults(&spec.faults, &format!("{at}.faults"))).unwrap_or_default(),
         ..model::Route::default()
     };
@@ -246,6 +266,7 @@ fn backend(spec: &Service, at: &str) -> Result<model::Backend> {
         pod_uid: e.uid.clone(),
         pod_name: e.pod.clone(),
         zone: e.zone.clone(),
+        weight: e.weight,
     });
     Ok(model::Backend { name: service_port(&spec.name, at)?, endpoints: endpoints.collect() })
 }
@@ -263,6 +284,7 @@ fn workload(file: &File) -> Result<Workload> {
         },
         protocols: file.inbound.protocols.iter().map(|p| (p.port, protocol(Some(p.protocol)))).collect(),
         limits: traffic::limits(&file.inbound.limits, "inbound.limits")?,
+        zone: file.pod.zone.clone(),
     })
 }
 
@@ -449,12 +471,17 @@ fn clash<T>(at: &str, problem: impl Into<String>) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::node::Node, *};
 
     const EXAMPLE: &str = include_str!("../../examples/standalone.yaml");
 
     fn read(text: &str) -> std::result::Result<Compiled, String> {
-        let file: File = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        let node = Node::parse(text).map_err(|error| error.to_string())?;
+        let (file, misfits) = node.read::<File>();
+        if let Some(misfit) = misfits.first() {
+            return Err(format!("{}: {}", misfit.at, misfit.problem));
+        }
+        let file = file.unwrap();
         compile(&file).map_err(|Mistakes(all)| {
             let lines: Vec<_> = all.iter().map(|m| format!("{}: {}", m.at, m.problem)).collect();
             lines.join("\n")
@@ -476,6 +503,8 @@ mod tests {
         let Destination::Service(service) = &**by_listener else { unreachable!("a service") };
         assert_eq!((service.routes.len(), service.backends.len()), (2, 2));
         assert_eq!(service.routes[0].backends[1], model::WeightedBackend { backend: 1, weight: 10 });
+        let mirrors = [model::Mirror { backend: 1, percent: 10 }];
+        assert!(service.routes.iter().all(|route| route.mirrors == mirrors));
         assert_eq!(service.routes[0].timeouts.request, Some(Duration::from_secs(2)));
         assert_eq!(service.routes[0].timeouts.idle, Some(Duration::from_mins(5)));
         assert_eq!(compiled.workload.inbound.policies[0].rules.len(), 2);
@@ -509,6 +538,21 @@ mod tests {
                 "listeners[1]: an inbound listener has either",
             ),
             ("request: 10s", "request: soon", "services[0].timeouts.request: is no duration"),
+            (
+                "mirrors: [{service: \"shop/payments-next:80\", percent: 10}]",
+                "mirrors: [{service: \"shop/payments-next:80\", percent: 0}]",
+                "services[0].mirrors[0].percent: 0 is not one of 1 to 100",
+            ),
+            (
+                "mirrors: [{service: \"shop/payments-next:80\", percent: 10}]",
+                "mirrors: [{service: \"shop/payments:80\"}]",
+                "services[0].mirrors[0].service: a service is no mirror of itself",
+            ),
+            (
+                "mirrors: [{service: \"shop/payments-next:80\", percent: 10}]",
+                "mirrors: [{service: \"shop/nobody:80\"}]",
+                "services[0].mirrors[0].service: there is no service shop/nobody:80",
+            ),
             ("- name: shop/payments:80", "- name: payments", "'payments' is not namespace/name:port"),
             ("trustDomain: cluster.local", "trustDomain: Cluster", "trust domain must be"),
         ] {

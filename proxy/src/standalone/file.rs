@@ -92,6 +92,9 @@ pub(super) struct Pod {
     /// Tells two incarnations of one pod apart. Default: empty.
     #[serde(default)]
     pub(super) uid: String,
+    /// Topology zone, for services that prefer endpoints in it. Default: empty.
+    #[serde(default)]
+    pub(super) zone: String,
     /// IP addresses of this host at which the proxy itself can be reached; it never forwards to its own ports there. Loopback always counts. Default: none.
     #[serde(default)]
     pub(super) addresses: Vec<std::net::IpAddr>,
@@ -164,6 +167,10 @@ pub(super) struct Service {
     /// Services that a request may ask for instead, by `baggage: byrnie-route=NAMESPACE/NAME:OTHER`. Default: none.
     #[serde(default)]
     pub(super) overrides: Vec<String>,
+    /// Who gets copies of requests; what is answered to those is thrown away. At most 4. Default: nobody.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(length(max = 4)))]
+    pub(super) mirrors: Vec<Mirror>,
     /// What is done to requests on purpose. Default: nothing.
     #[serde(default)]
     pub(super) faults: traffic::Faults,
@@ -176,6 +183,18 @@ pub(super) struct Service {
     /// The first route that matches a request decides. Default: everything goes to the service's own endpoints.
     #[serde(default)]
     pub(super) routes: Vec<Route>,
+}
+
+/// Who gets copies of requests.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mirror {
+    /// Name of another service in this file.
+    pub(super) service: String,
+    /// Percent of the requests, by chance: 1 to 100. Default: 100.
+    #[cfg_attr(test, schemars(range(min = 1, max = 100)))]
+    pub(super) percent: Option<u32>,
 }
 
 /// HTTP2 and GRPC are the same: HTTP/2 without an upgrade. TLS is the application's own, and passes as it is, like Opaque bytes.
@@ -229,9 +248,13 @@ pub(super) struct Endpoint {
     /// Tells two incarnations of one address apart: connections to the old one are not used for the new one. Default: empty.
     #[serde(default)]
     pub(super) uid: String,
-    /// Topology zone. Default: empty.
+    /// Topology zone, for services that prefer their callers' own. Default: empty.
     #[serde(default)]
     pub(super) zone: String,
+    /// Its share of the requests relative to the other endpoints': 1 to 65535. Default: 1.
+    #[serde(default = "weight_of_one")]
+    #[cfg_attr(test, schemars(range(min = 1)))]
+    pub(super) weight: u16,
 }
 
 /// Exactly one of file, dns and srv.
@@ -243,7 +266,7 @@ pub(super) struct EndpointsFrom {
     pub(super) file: Option<PathBuf>,
     /// A name with A and AAAA records, as NAME:PORT; asked again when the answer's time to live is over, after 1 s at the least and 5 min at the most.
     pub(super) dns: Option<String>,
-    /// A name with SRV records, as in _http._tcp.example.com. The lowest priority that has an address counts; weights are kept as ratios up to 10 to 1.
+    /// A name with SRV records, as in _http._tcp.example.com. The lowest priority that has an address counts; its weights are the endpoints'.
     pub(super) srv: Option<String>,
     /// Who must answer at the addresses that DNS knows, as spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT. Left out: plaintext. In a file each endpoint has its own.
     #[serde(default)]
@@ -465,6 +488,10 @@ pub(super) enum HeaderType {
 }
 
 fn one() -> usize {
+    1
+}
+
+fn weight_of_one() -> u16 {
     1
 }
 

@@ -35,8 +35,6 @@ const FIRST_ANSWER: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Names behind one SRV answer.
 const MAX_TARGETS: usize = 100;
-/// The most often that one SRV target stands for the least of them.
-const MAX_SHARE: u32 = 10;
 
 /// What DNS is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,11 +45,11 @@ pub(super) enum Question {
     Services { name: String },
 }
 
-/// A place, and how often it stands for each time that the lightest one does.
+/// A place, and its share relative to the others'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) address: SocketAddr,
-    pub(super) share: u32,
+    pub(super) weight: u16,
 }
 
 /// Follows names.
@@ -213,7 +211,7 @@ async fn ask(resolver: &TokioResolver, question: &Question) -> Result<(Vec<Place
     match question {
         Question::Addresses { name, port } => {
             let found = resolver.lookup_ip(name.as_str()).await.map_err(|error| error.to_string())?;
-            let places = found.iter().map(|ip| Place { address: SocketAddr::new(ip, *port), share: 1 });
+            let places = found.iter().map(|ip| Place { address: SocketAddr::new(ip, *port), weight: 1 });
             some(places.collect(), found.valid_until())
         }
         Question::Services { name } => {
@@ -232,18 +230,15 @@ async fn ask(resolver: &TokioResolver, question: &Question) -> Result<(Vec<Place
             let mut problem = None;
             // the least priority that has an address is the one that counts
             for group in targets.chunk_by(|a, b| a.priority == b.priority) {
-                let least = group.iter().map(|srv| srv.weight).min().unwrap_or_default().max(1);
                 let mut places = Vec::new();
                 for srv in group {
                     match resolver.lookup_ip(srv.target.clone()).await {
                         Ok(found) => {
                             until = until.min(found.valid_until());
-                            let share =
-                                (u32::from(srv.weight.max(1)) + u32::from(least) / 2) / u32::from(least);
-                            let share = share.clamp(1, MAX_SHARE);
-                            places.extend(
-                                found.iter().map(|ip| Place { address: (ip, srv.port).into(), share }),
-                            );
+                            // RFC 2782: 0 is a very small chance of being selected
+                            let weight = srv.weight.max(1);
+                            let at = |ip| Place { address: (ip, srv.port).into(), weight };
+                            places.extend(found.iter().map(at));
                         }
                         Err(error) => problem = Some(format!("{}: {error}", srv.target)),
                     }

@@ -7,23 +7,28 @@ use std::fmt;
 
 use serde::{
     Deserialize,
-    de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor},
-    forward_to_deserialize_any,
+    de::{self, DeserializeOwned, MapAccess, SeqAccess, Visitor},
 };
 use serde_saphyr::Spanned;
+
+use super::cursor::{Cursor, Found, Kind};
 
 /// A value and where it is.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    place: Place,
-    value: Value,
+    pub(super) place: Place,
+    pub(super) value: Value,
+    /// Where it is written, in characters.
+    span: (u64, u64),
+    /// How it is written, if that is not what it is: `1.10` may be wanted as a text.
+    pub(super) spelt: String,
 }
 
 /// Line and column, counted from 1.
 pub(super) type Place = (u32, u32);
 
 #[derive(Clone, Debug)]
-enum Value {
+pub(super) enum Value {
     Null,
     Bool(bool),
     Whole(i128),
@@ -37,7 +42,7 @@ enum Value {
 }
 
 /// One of them fits every text that has a form.
-const FILLERS: [&str; 5] = ["a", "127.0.0.1:1", "127.0.0.1", "spiffe://a/ns/a/sa/a", "1s"];
+pub(super) const FILLERS: [&str; 5] = ["a", "127.0.0.1:1", "127.0.0.1", "spiffe://a/ns/a/sa/a", "1s"];
 
 /// A value that does not fit where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +53,31 @@ pub(super) struct Misfit {
 }
 
 impl Node {
+    /// Reads a document.
+    pub(super) fn parse(text: &str) -> Result<Self, serde_saphyr::Error> {
+        let mut node: Self = serde_saphyr::from_str(text)?;
+        node.spell(text);
+        Ok(node)
+    }
+
+    fn spell(&mut self, text: &str) {
+        let (at, length) = self.span;
+        let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        match &mut self.value {
+            Value::Bool(_) | Value::Whole(_) | Value::Real(_) => {
+                let written: String = text.chars().skip(number(at)).take(number(length)).collect();
+                written.trim().clone_into(&mut self.spelt);
+            }
+            Value::List(items) => items.iter_mut().for_each(|item| item.spell(text)),
+            Value::Map(entries) => entries.iter_mut().for_each(|(.., node)| node.spell(text)),
+            Value::Null | Value::Text(_) | Value::Filler(_) => {}
+        }
+    }
+
+    fn filler(place: Place) -> Self {
+        Self { place, value: Value::Filler(0), span: (0, 0), spelt: String::new() }
+    }
+
     /// A `T`, with fillers for what does not fit or is missing, and everything that does not fit.
     pub(super) fn read<T: DeserializeOwned>(mut self) -> (Option<T>, Vec<Misfit>) {
         let mut misfits = Vec::new();
@@ -116,7 +146,7 @@ impl Node {
                 None if remove => Mended::Not,
                 None => {
                     let name = path.strip_prefix('.').unwrap_or(path).to_owned();
-                    entries.push((name, self.place, Self { place: self.place, value: Value::Filler(0) }));
+                    entries.push((name, self.place, Self::filler(self.place)));
                     Mended::Now
                 }
             },
@@ -151,8 +181,9 @@ fn is_step(path: &str, key: &str) -> bool {
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Value>::deserialize(deserializer)?;
-        let at = spanned.referenced;
-        Ok(Self { place: place(&at), value: spanned.value })
+        let written = spanned.defined.span();
+        let span = (written.offset(), written.len());
+        Ok(Self { place: place(&spanned.referenced), value: spanned.value, span, spelt: String::new() })
     }
 }
 
@@ -229,216 +260,6 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 }
 
-/// An error with the path at which it happened.
-#[derive(Debug)]
-struct Found {
-    at: String,
-    kind: Kind,
-    problem: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Wrong,
-    Unknown,
-    Missing(&'static str),
-}
-
-impl Found {
-    fn below(mut self, step: &str) -> Self {
-        let dot = if self.at.is_empty() || self.at.starts_with('[') { "" } else { "." };
-        self.at = format!("{step}{dot}{}", self.at);
-        self
-    }
-}
-
-impl fmt::Display for Found {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.problem)
-    }
-}
-
-impl std::error::Error for Found {}
-
-impl de::Error for Found {
-    fn custom<T: fmt::Display>(problem: T) -> Self {
-        Self { at: String::new(), kind: Kind::Wrong, problem: problem.to_string() }
-    }
-
-    fn missing_field(field: &'static str) -> Self {
-        Self { kind: Kind::Missing(field), ..Self::custom("is missing; it has no default") }
-    }
-
-    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
-        let problem = format!("there is no such field; the fields here are {}", expected.join(", "));
-        Self { kind: Kind::Unknown, ..Self::custom(problem) }
-    }
-
-    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Self::custom(format!("'{variant}' is none of {}", expected.join(", ")))
-    }
-}
-
-/// Reads a value as what is wanted.
-#[derive(Clone, Copy)]
-struct Cursor<'a>(&'a Node);
-
-impl<'de> de::Deserializer<'de> for Cursor<'_> {
-    type Error = Found;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Found> {
-        match &self.0.value {
-            Value::Null | Value::Filler(_) => visitor.visit_unit(),
-            Value::Bool(value) => visitor.visit_bool(*value),
-            Value::Whole(value) => match u64::try_from(*value) {
-                Ok(value) => visitor.visit_u64(value),
-                Err(_) => visitor.visit_i64(i64::try_from(*value).unwrap_or(i64::MIN)),
-            },
-            Value::Real(value) => visitor.visit_f64(*value),
-            Value::Text(text) => visitor.visit_str(text),
-            Value::List(items) => visitor.visit_seq(Items { items, index: 0 }),
-            Value::Map(entries) => visitor.visit_map(Entries { entries, index: 0 }),
-        }
-    }
-
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Found> {
-        match &self.0.value {
-            // YAML has no quotes around most texts, so that some look like numbers
-            Value::Bool(value) => visitor.visit_string(value.to_string()),
-            Value::Whole(value) => visitor.visit_string(value.to_string()),
-            Value::Real(value) => visitor.visit_string(value.to_string()),
-            Value::Filler(which) => visitor.visit_str(FILLERS[*which]),
-            _ => self.deserialize_any(visitor),
-        }
-    }
-
-    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Found> {
-        self.deserialize_str(visitor)
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Found> {
-        match &self.0.value {
-            Value::Null | Value::Filler(_) => visitor.visit_none(),
-            _ => visitor.visit_some(self),
-        }
-    }
-
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Found> {
-        match &self.0.value {
-            Value::Filler(_) => visitor.visit_bool(false),
-            _ => self.deserialize_any(visitor),
-        }
-    }
-
-    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Found> {
-        match &self.0.value {
-            Value::Filler(_) => visitor.visit_u64(1),
-            _ => self.deserialize_any(visitor),
-        }
-    }
-
-    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Found> {
-        self.deserialize_u64(visitor)
-    }
-
-    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Found> {
-        self.deserialize_u64(visitor)
-    }
-
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Found> {
-        match &self.0.value {
-            Value::Filler(_) => visitor.visit_seq(Items { items: &[], index: 0 }),
-            _ => self.deserialize_any(visitor),
-        }
-    }
-
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Found> {
-        match &self.0.value {
-            Value::Filler(_) => visitor.visit_map(Entries { entries: &[], index: 0 }),
-            Value::List(_) => Err(de::Error::custom("must be a map, not a list")),
-            _ => self.deserialize_any(visitor),
-        }
-    }
-
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Found> {
-        let Value::Filler(_) = self.0.value else { return self.deserialize_map(visitor) };
-        let entries: Vec<_> =
-            fields.iter().map(|name| ((*name).to_owned(), self.0.place, self.0.clone())).collect();
-        visitor.visit_map(Entries { entries: &entries, index: 0 })
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        variants: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Found> {
-        match &self.0.value {
-            Value::Text(text) => visitor.visit_enum(text.as_str().into_deserializer()),
-            Value::Filler(_) => {
-                visitor.visit_enum(variants.first().copied().unwrap_or_default().into_deserializer())
-            }
-            _ => Err(de::Error::custom(format!("must be one of {}", variants.join(", ")))),
-        }
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Found> {
-        visitor.visit_newtype_struct(self)
-    }
-
-    forward_to_deserialize_any! {
-        i8 i16 i32 i64 i128 u8 u128 f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct identifier
-        ignored_any
-    }
-}
-
-struct Items<'a> {
-    items: &'a [Node],
-    index: usize,
-}
-
-impl<'de> SeqAccess<'de> for Items<'_> {
-    type Error = Found;
-
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Found> {
-        let Some(item) = self.items.get(self.index) else { return Ok(None) };
-        self.index += 1;
-        seed.deserialize(Cursor(item)).map(Some).map_err(|f| f.below(&format!("[{}]", self.index - 1)))
-    }
-}
-
-struct Entries<'a> {
-    entries: &'a [(String, Place, Node)],
-    index: usize,
-}
-
-impl<'de> MapAccess<'de> for Entries<'_> {
-    type Error = Found;
-
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Found> {
-        let Some((key, ..)) = self.entries.get(self.index) else { return Ok(None) };
-        let deserializer: de::value::StrDeserializer<'_, Found> = key.as_str().into_deserializer();
-        // a key that does not fit is no field, or no name
-        let unknown = |found: Found| Found { kind: Kind::Unknown, ..found }.below(key);
-        seed.deserialize(deserializer).map(Some).map_err(unknown)
-    }
-
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Found> {
-        let (key, _, node) = &self.entries[self.index];
-        self.index += 1;
-        seed.deserialize(Cursor(node)).map_err(|found| found.below(key))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
@@ -473,7 +294,7 @@ mod tests {
     }
 
     fn read(text: &str) -> (Option<Whole>, Vec<(String, Place)>) {
-        let node: Node = serde_saphyr::from_str(text).unwrap();
+        let node = Node::parse(text).unwrap();
         let (whole, misfits) = node.clone().read::<Whole>();
         (whole, misfits.into_iter().map(|m| (m.at.clone(), node.place(&m.at))).collect())
     }
@@ -516,8 +337,27 @@ mod tests {
     }
 
     #[test]
+    fn a_text_is_as_it_was_written() {
+        for written in ["1.10", "0x10", "007", "1e3", "True", "'1.10'", "9007199254740993"] {
+            let text =
+                format!("{{name: {written}, list: [], part: {{address: '[::1]:1', kind: B}}, number: 1}}");
+            let (whole, found) = read(&text);
+            assert!(found.is_empty(), "{written}: {found:?}");
+            assert_eq!(whole.unwrap().name, written.trim_matches('\''));
+        }
+        let (whole, _) =
+            read("name: \u{e9}\nlist: []\npart: {address: '[::1]:1', kind: B}\nnumber: 1 # one\n");
+        assert_eq!(whole.unwrap().name, "\u{e9}");
+    }
+
+    #[test]
+    fn what_is_said_twice_is_refused() {
+        assert!(Node::parse("name: a\nname: b\n").is_err());
+    }
+
+    #[test]
     fn keys_may_have_dots() {
-        let node: Node = serde_saphyr::from_str("roots:\n  a.b: 1\n  a:\n    b: 2\n").unwrap();
+        let node = Node::parse("roots:\n  a.b: 1\n  a:\n    b: 2\n").unwrap();
         assert_eq!(node.place("roots.a.b"), (2, 3));
         assert_eq!(node.place("roots.a"), (3, 3));
         assert_eq!(node.place("roots.x.y"), (1, 1));

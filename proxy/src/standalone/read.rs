@@ -129,15 +129,13 @@ fn everything(sources: &mut Sources, wrong: &mut Wrong<'_>) -> Option<Read> {
 
 /// A file, with what in it does not fit replaced; `None` where it is not even YAML.
 fn document<T: DeserializeOwned>(text: &str, wrong: &mut Wrong<'_>) -> Option<(T, Vec<Misfit>)> {
-    let said = |error: &serde_saphyr::Error| {
-        let said = error.without_snippet().to_string();
-        // the place is said in front
-        said.split(" at line ").next().unwrap_or_default().to_owned()
-    };
-    let node: Node = match serde_saphyr::from_str(text) {
+    let node = match Node::parse(text) {
         Ok(node) => node,
         Err(error) => {
-            wrong.add("", format!("is no YAML: {}", said(&error)));
+            let said = error.without_snippet().to_string();
+            // the place is said in front
+            let said = said.split(" at line ").next().unwrap_or_default();
+            wrong.add("", format!("is no YAML: {said}"));
             let place = error.location().map(|at| (at.line(), at.column()));
             if let (Some((line, column)), Some(problem)) = (place, wrong.problems.last_mut()) {
                 (problem.line, problem.column) = (u32::try_from(line).ok(), u32::try_from(column).ok());
@@ -146,14 +144,7 @@ fn document<T: DeserializeOwned>(text: &str, wrong: &mut Wrong<'_>) -> Option<(T
         }
     };
     wrong.node = Some(node.clone());
-    let error = match serde_saphyr::from_str(text) {
-        Ok(file) => return Some((file, Vec::new())),
-        Err(error) => error,
-    };
     let (file, misfits) = node.read();
-    if misfits.is_empty() {
-        wrong.add("", said(&error));
-    }
     if file.is_none() {
         for Misfit { at, problem } in &misfits {
             wrong.add(at, problem.clone());

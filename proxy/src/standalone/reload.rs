@@ -105,7 +105,7 @@ impl Reload {
         ports.extend(self.first.as_ref().and_then(|first| first.admin).map(|admin| admin.port()));
         self.shared.pod.own_ports.store(ports.into());
         if self.shared.workload.load().as_deref() != Some(&compiled.workload) {
-            self.shared.workload.store(Some(Arc::new(std::mem::take(&mut compiled.workload))));
+            self.shared.store_workload(std::mem::take(&mut compiled.workload));
         }
         let mut listeners = self.known.load().listeners.clone();
         listeners.extend(compiled.listeners.iter().filter_map(|listener| match listener.source {
@@ -149,17 +149,15 @@ impl Reload {
     fn with_answers(&self, file: &File) -> File {
         let mut whole = file.clone();
         for (service, question, identity) in file.questions() {
-            for Place { address, share } in self.names.answer(&question) {
-                let copies = (0..share).map(|copy| Endpoint {
-                    address,
-                    identity: identity.clone(),
-                    pod: String::new(),
-                    // what has a larger share is there more than once
-                    uid: if copy == 0 { String::new() } else { format!("share {copy}") },
-                    zone: String::new(),
-                });
-                whole.services[service].endpoints.extend(copies);
-            }
+            let places = self.names.answer(&question).into_iter();
+            whole.services[service].endpoints.extend(places.map(|Place { address, weight }| Endpoint {
+                address,
+                identity: identity.clone(),
+                pod: String::new(),
+                uid: String::new(),
+                zone: String::new(),
+                weight,
+            }));
         }
         whole
     }
@@ -270,8 +268,7 @@ fn fill(shared: &Shared, known: &Known) {
 /// What is not in the file passes as it is. HTTP that a forward proxy lets through goes there in plaintext.
 fn unknown(address: SocketAddr) -> Destination {
     let Some(address) = hosts::plain(address) else { return Destination::Passthrough };
-    let (pod_uid, pod_name, zone) = (String::new(), String::new(), String::new());
-    let endpoint = model::Endpoint { address, identity: None, pod_uid, pod_name, zone };
+    let endpoint = model::Endpoint::bare(address);
     let (timeouts, traffic) = (Timeouts::default(), Traffic::default());
     Destination::Pod { protocol: Protocol::Http1, endpoint, timeouts, traffic }
 }

@@ -90,7 +90,7 @@ mod tests {
             ("HeaderMatch", "name"),
             ("IdentityFiles", "chain key roots"),
             ("Listener", "direction listen"),
-            ("LoadBalancing", "algorithm"),
+            ("Mirror", "service"),
             ("PathMatch", "type value"),
             ("Policy", "name rules"),
             ("PortMtls", "port mode"),

@@ -95,16 +95,30 @@ struct SuccessRate {
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct LoadBalancing {
-    /// PeakEwma is the default.
+    /// Default: PeakEwma.
+    #[serde(default)]
     algorithm: Algorithm,
+    /// Prefer: endpoints of the pod's own zone first, as long as enough of them are well and none is much slower than elsewhere. Default: Ignore.
+    #[serde(default)]
+    zone: Zone,
     /// With ConsistentHash: of what.
     hash: Option<Hash>,
 }
 
+/// Prefer or Ignore.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+enum Zone {
+    Prefer,
+    #[default]
+    Ignore,
+}
+
 /// PeakEwma, LeastRequest, RoundRobin or ConsistentHash.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 enum Algorithm {
+    #[default]
     PeakEwma,
     LeastRequest,
     RoundRobin,
@@ -233,6 +247,7 @@ pub(super) fn compile(spec: &Spec, at: &str) -> Result<Traffic> {
     }
     if let Some(spec) = &spec.load_balancing {
         traffic.load_balancing = load_balancing(spec, &format!("{at}.loadBalancing"))?;
+        traffic.prefer_zone = spec.zone == Zone::Prefer;
     }
     Ok(traffic)
 }

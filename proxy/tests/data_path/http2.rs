@@ -1,5 +1,6 @@
 //! HTTP/2 with prior knowledge, as gRPC uses it.
 
+use byrnie_model::{LoadBalancing, Protocol, Retry, Timeouts, Traffic};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::BoxBody};
@@ -12,7 +13,7 @@ use std::{convert::Infallible, net::SocketAddr};
 
 use crate::{
     apps::{echo, http2, text},
-    rig::{Mesh, listen},
+    rig::{Mesh, listen, plain, service_with},
 };
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -68,6 +69,39 @@ async fn grpc_keeps_its_trailers() {
     let trailers = trailers.unwrap();
     assert_eq!(trailers.get("grpc-status").unwrap(), "0");
     assert!(!trailers.contains_key("byrnie-spoof"));
+}
+
+#[tokio::test]
+async fn what_is_sent_again_keeps_its_trailers() {
+    let (listener, failing) = listen().await;
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let service = service_fn(|request: Request<Incoming>| async move {
+                request.into_body().collect().await.unwrap();
+                Ok::<_, Infallible>(Response::builder().status(503).body(Empty::<Bytes>::new()).unwrap())
+            });
+            tokio::spawn(
+                hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(tcp), service),
+            );
+        }
+    });
+    let mesh = Mesh::new(failing);
+    let retry = Retry { statuses: vec![503], methods: vec![http::Method::POST], ..Retry::default() };
+    let traffic = Traffic { retry, load_balancing: LoadBalancing::RoundRobin, ..Traffic::default() };
+    let endpoints = vec![plain(failing), plain(echo().await)];
+    mesh.route(service_with(Protocol::Http2, vec![("api", 1, endpoints)], Timeouts::default(), traffic));
+    let mut client = http2::<Body>(mesh.client.outbound).await;
+    // one of the two meets the one that fails first
+    for _ in 0..2 {
+        let trailers = [("x-sum".parse().unwrap(), "7".parse().unwrap())].into_iter().collect();
+        let frames = [Frame::data(Bytes::from_static(b"ping")), Frame::trailers(trailers)];
+        let body = BodyExt::boxed(StreamBody::new(tokio_stream(frames)));
+        let (_, answer, _) =
+            text(client.send_request(Request::post("http://api/").body(body).unwrap()).await.unwrap()).await;
+        assert!(answer.ends_with("trailer x-sum: 7\nbody 4\n"), "{answer}");
+    }
+    assert!(mesh.client.metrics().contains("byrnie_retries_total{"));
 }
 
 #[tokio::test]

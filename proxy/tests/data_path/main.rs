@@ -7,6 +7,7 @@ mod floods;
 mod http1;
 mod http2;
 mod limits;
+mod mirror;
 mod opaque;
 mod policy;
 mod resilience;

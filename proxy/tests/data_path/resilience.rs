@@ -464,3 +464,41 @@ async fn callers_without_identity_ask_for_no_route() {
     let answer = get(mesh.server.inbound, "/", wish).await;
     assert!(answer.contains("baggage: user=1\n"), "{answer}");
 }
+
+#[tokio::test]
+async fn requests_stay_in_the_callers_zone_wherever_that_is() {
+    let (here, there) = (App::answering(200).await, App::answering(200).await);
+    let mesh = Mesh::new(here.address);
+    let zoned = |app: &App, zone: &str| Endpoint { zone: zone.to_owned(), ..plain(app.address) };
+    let live_in = |zone: &str| {
+        mesh.client.workload(Workload { zone: zone.to_owned(), ..Workload::default() });
+    };
+    let endpoints = vec![zoned(&here, "a"), zoned(&there, "b")];
+    live_in("a");
+    let traffic = Traffic { prefer_zone: true, ..Traffic::default() };
+    mesh.route(to(endpoints, Timeouts::default(), traffic));
+    let ask = async || {
+        for _ in 0..20 {
+            assert_eq!(status(&get(mesh.client.outbound, "/", "").await), "200");
+        }
+        (here.asked(), there.asked())
+    };
+    assert_eq!(ask().await, (20, 0));
+    live_in("b");
+    assert_eq!(ask().await, (20, 20), "the pod's zone was learned late");
+    live_in("c");
+    let (one, other) = ask().await;
+    assert!(one > 20 && other > 20, "there is nobody near: {one} {other}");
+}
+
+#[tokio::test]
+async fn only_the_pods_own_calls_are_given_up() {
+    let mesh = Mesh::new(free_port());
+    let ever = Duration::from_hours(1);
+    assert_eq!(status(&get(mesh.client.outbound, "/", "").await), "503");
+    assert!(mesh.client.shared.given_up.is_within(ever), "the caller's call was");
+    assert!(
+        !mesh.server.shared.given_up.is_within(ever),
+        "the application itself is not one of those that it calls"
+    );
+}

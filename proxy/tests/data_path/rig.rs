@@ -144,7 +144,7 @@ impl Proxy {
     }
 
     pub(crate) fn workload(&self, workload: Workload) {
-        self.shared.workload.store(Some(Arc::new(workload)));
+        self.shared.store_workload(workload);
     }
 
     pub(crate) fn permissive(&self) {
@@ -211,8 +211,7 @@ pub(crate) fn meshed(address: SocketAddr, account: &str) -> Endpoint {
 }
 
 pub(crate) fn plain(address: SocketAddr) -> Endpoint {
-    let (pod_uid, pod_name, zone) = (address.to_string(), String::new(), String::new());
-    Endpoint { address, identity: None, pod_uid, pod_name, zone }
+    Endpoint { pod_uid: address.to_string(), ..Endpoint::bare(address) }
 }
 
 pub(crate) fn one_service(protocol: Protocol, endpoints: Vec<Endpoint>) -> Destination {

@@ -337,9 +337,10 @@ impl Body for ProxyBody {
             Self::Full(_) => false,
             Self::Upload(reader) => {
                 let upload = reader.upload.borrow();
-                let nothing_more = match upload.ended {
-                    true => reader.ended || upload.trailers.is_none(),
-                    false => upload.incoming.is_end_stream(),
+                let nothing_more = if upload.ended {
+                    reader.ended || upload.trailers.is_none()
+                } else {
+                    upload.incoming.is_end_stream()
                 };
                 reader.at == upload.kept.len() && nothing_more
             }

@@ -6,6 +6,10 @@ use tokio::time::Instant;
 
 /// How fast old latencies are forgotten.
 const DECAY: Duration = Duration::from_secs(10);
+/// What an average is about.
+const LATELY: Duration = Duration::from_secs(2);
+/// Until there are so many, all count alike.
+const FIRST: u32 = 20;
 /// What was measured longer ago says nothing about today.
 const OUTDATED: Duration = Duration::from_mins(1);
 /// What an endpoint is assumed to take of which nothing is known: a zero would make it free.
@@ -20,7 +24,8 @@ const FORGIVEN: Duration = Duration::from_millis(300);
 pub struct Load {
     seconds: Cell<f64>,
     updated: Cell<Instant>,
-    known: Cell<bool>,
+    average: Cell<f64>,
+    samples: Cell<u32>,
     failed: Cell<Option<Instant>>,
     pending: Cell<u32>,
 }
@@ -31,7 +36,8 @@ impl Load {
         Self {
             seconds: Cell::new(SEED.as_secs_f64()),
             updated: Cell::new(now),
-            known: Cell::new(false),
+            average: Cell::default(),
+            samples: Cell::default(),
             failed: Cell::default(),
             pending: Cell::default(),
         }
@@ -66,19 +72,20 @@ impl Load {
         let took = took.as_secs_f64();
         let (old, keep) = (self.seconds.get(), self.kept(now));
         self.seconds.set(if took > old { took } else { old * keep + took * (1.0 - keep) });
+        let samples = (self.samples.get() + 1).min(FIRST);
+        let lately = 1.0 - decay(now.saturating_duration_since(self.updated.get()), LATELY);
+        // the first of all would count for long: it may have opened a connection
+        let part = if samples < FIRST { lately.max(1.0 / f64::from(samples)) } else { lately };
+        self.average.set(self.average.get() + (took - self.average.get()) * part);
+        self.samples.set(samples);
         self.updated.set(now);
-        self.known.set(true);
     }
 
-    /// Seconds that it took when that was last known, with nothing forgotten since.
-    pub fn latest(&self) -> f64 {
-        self.seconds.get()
-    }
-
-    /// The same times the requests that one more would make; `None`: that is not known, or no longer.
-    pub fn measured(&self, weight: f64, now: Instant) -> Option<f64> {
+    /// Seconds that it took on average lately, where a single peak is no more than that; `None`: that is not known, or no
+    /// longer.
+    pub fn average(&self, now: Instant) -> Option<f64> {
         let age = now.saturating_duration_since(self.updated.get());
-        (self.known.get() && age < OUTDATED).then(|| self.seconds.get() * (self.in_flight(weight, now) + 1.0))
+        (self.samples.get() > 0 && age < OUTDATED).then(|| self.average.get())
     }
 
     /// Nobody waited longer than this.
@@ -120,6 +127,29 @@ mod tests {
         assert!(load.cost(1.0, Instant::now()) > 0.072);
         load.abandoned(Duration::from_secs(2), Instant::now());
         assert!(load.cost(1.0, Instant::now()) > 3.9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_average_is_of_all_at_first_and_then_of_the_last_seconds() {
+        let load = Load::new(Instant::now());
+        let is = |millis: f64| {
+            let average = load.average(Instant::now()).unwrap() * 1000.0;
+            assert!((average - millis).abs() < 0.1, "{average}");
+        };
+        assert_eq!(load.average(Instant::now()), None);
+        for (took, expected) in [(100, 100.0), (10, 55.0), (10, 40.0)] {
+            load.observe(Duration::from_millis(took), Instant::now());
+            is(expected);
+        }
+        for _ in 0..200 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            load.observe(Duration::from_millis(10), Instant::now());
+        }
+        is(10.0);
+        load.observe(Duration::from_secs(1), Instant::now());
+        is(10.0);
+        tokio::time::advance(OUTDATED).await;
+        assert_eq!(load.average(Instant::now()), None);
     }
 
     #[tokio::test(start_paused = true)]

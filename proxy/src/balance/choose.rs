@@ -1,10 +1,9 @@
 //! Whom a request goes to among those that may have it: by zone, by weight, and then by algorithm.
 //!
 //! A zone is left where it is worth it: when too few of its endpoints are well to carry what all of them did, or when
-//! a request would take much longer there than elsewhere. What elsewhere takes is learned only while there is a queue
-//! at home, so that as long as all is well everything stays.
+//! requests take much longer there than elsewhere.
 
-use std::{ops::Range, rc::Rc};
+use std::{ops::Range, rc::Rc, time::Duration};
 
 use byrnie_model::LoadBalancing;
 use tokio::time::Instant;
@@ -14,12 +13,12 @@ use crate::{hash, load::Load};
 
 /// Endpoints of a zone are thought to bear so many times what they do on average.
 const HEADROOM: f64 = 1.4;
-/// A request leaves its zone when it would take so many times longer than elsewhere.
+/// A request leaves its zone when others have taken so many times longer there than elsewhere,
 const WORTH_LEAVING: f64 = 3.0;
-/// With so many times what an endpoint takes for one request it has a queue.
-const QUEUE: f64 = 2.0;
-/// While there is one, one request in so many finds out what elsewhere takes.
-const EXPLORE: u32 = 50;
+/// and so much longer: between zones it takes about that long itself.
+const WAY: Duration = Duration::from_millis(1);
+/// One request in so many finds out what elsewhere takes, where that is not known.
+const EXPLORE: u32 = 100;
 
 /// Those that may have a request, those of the own zone first.
 pub(super) struct Among<'a, F: Fn(usize) -> &'a Rc<Member>> {
@@ -55,7 +54,7 @@ impl<'a, F: Fn(usize) -> &'a Rc<Member>> Among<'a, F> {
             return Some(inside);
         }
         let outside = (self.at)(self.draw(balancer, near..count));
-        Some(if is_worth_leaving(inside, outside, self.now) { outside } else { inside })
+        Some(if is_worth_leaving(&inside.load, &outside.load, self.now) { outside } else { inside })
     }
 
     fn is_by_key(&self, balancer: &Balancer) -> bool {
@@ -158,10 +157,10 @@ fn fraction(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
-fn is_worth_leaving(inside: &Member, outside: &Member, now: Instant) -> bool {
-    let cost = inside.load.cost(inside.weight(), now);
-    match outside.load.measured(outside.weight(), now) {
-        Some(elsewhere) => cost > WORTH_LEAVING * elsewhere,
-        None => cost > QUEUE * inside.load.latest() && fastrand::u32(..EXPLORE) == 0,
+fn is_worth_leaving(inside: &Load, outside: &Load, now: Instant) -> bool {
+    let Some(here) = inside.average(now) else { return false };
+    match outside.average(now) {
+        Some(elsewhere) => here > WORTH_LEAVING * elsewhere + WAY.as_secs_f64(),
+        None => fastrand::u32(..EXPLORE) == 0,
     }
 }

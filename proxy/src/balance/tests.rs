@@ -274,17 +274,26 @@ async fn a_zone_gives_away_what_its_last_ones_cannot_bear() {
 async fn requests_leave_a_zone_that_is_much_slower() {
     let balancer = zoned(LoadBalancing::PeakEwma, &[("a", 1), ("a", 1), ("b", 1)]);
     let all = members(&balancer);
-    let (fast, slow) = (Duration::from_millis(5), Duration::from_millis(100));
-    let now = Instant::now();
-    all[..2].iter().for_each(|near| near.load.observe(slow, now));
-    assert_eq!(picks(&balancer, 1000)[2], 0, "slow, but nothing is known of elsewhere");
-    let queue: Vec<_> =
-        all[..2].iter().flat_map(|near| [Pending::new(near, now), Pending::new(near, now)]).collect();
-    let explored = picks(&balancer, 5000)[2];
-    assert!((50..200).contains(&explored), "where there is a queue, some find out: {explored}");
-    drop(queue);
-    all[2].load.observe(fast, now);
+    let answer = async |of: &[Rc<Member>], millis| {
+        for _ in 0..100 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            for member in of {
+                member.load.observe(Duration::from_millis(millis), Instant::now());
+            }
+        }
+    };
+    answer(&all[..2], 100).await;
+    let explored = picks(&balancer, 10_000)[2];
+    assert!((50..150).contains(&explored), "nothing is known of elsewhere, and some find out: {explored}");
+    answer(&all[2..], 5).await;
     assert_eq!(picks(&balancer, 1000), [0, 0, 1000]);
-    all[2].load.observe(slow, now);
-    assert_eq!(picks(&balancer, 1000)[2], 0, "no better there");
+    answer(&all[..2], 5).await;
+    assert_eq!(picks(&balancer, 1000)[2], 0, "well again");
+    for near in &all[..2] {
+        near.load.observe(Duration::from_millis(500), Instant::now());
+    }
+    assert_eq!(picks(&balancer, 1000)[2], 0, "one peak is no trend");
+    let busy: Vec<_> = (0..50).map(|_| Pending::new(&all[0], Instant::now())).collect();
+    assert_eq!(picks(&balancer, 1000)[2], 0, "nor are many requests at a time");
+    drop(busy);
 }

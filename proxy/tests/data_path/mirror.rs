@@ -150,7 +150,7 @@ fn told(mut copy: Seen) -> Seen {
 async fn a_copy_is_the_same_byte_for_byte() {
     let (own, other) = (Witness::answering(200).await, Witness::answering(200).await);
     let mesh = mirroring(own.address, other.address);
-    let body: String = (0..3000).map(|n| format!("{n:05}")).collect();
+    let body = (0..3000).map(|n| format!("{n:05}")).collect::<Vec<_>>().concat();
     let length = format!("Content-Length: {}\r\n\r\n{body}", body.len());
     let chunked = format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     for request in [

@@ -475,7 +475,8 @@ async fn requests_stay_in_the_callers_zone_wherever_that_is() {
     };
     let endpoints = vec![zoned(&here, "a"), zoned(&there, "b")];
     live_in("a");
-    let traffic = Traffic { prefer_zone: true, ..Traffic::default() };
+    let traffic =
+        Traffic { prefer_zone: true, load_balancing: LoadBalancing::RoundRobin, ..Traffic::default() };
     mesh.route(to(endpoints, Timeouts::default(), traffic));
     let ask = async || {
         for _ in 0..20 {
@@ -483,12 +484,15 @@ async fn requests_stay_in_the_callers_zone_wherever_that_is() {
         }
         (here.asked(), there.asked())
     };
-    assert_eq!(ask().await, (20, 0));
+    // one request may find out what elsewhere takes
+    let (near, far) = ask().await;
+    assert!(near >= 19 && far <= 1, "{near} {far}");
     live_in("b");
-    assert_eq!(ask().await, (20, 20), "the pod's zone was learned late");
+    let (far, near) = ask().await;
+    assert!(near >= 19 && far <= 21, "the pod's zone was learned late: {far} {near}");
     live_in("c");
     let (one, other) = ask().await;
-    assert!(one > 20 && other > 20, "there is nobody near: {one} {other}");
+    assert!(one >= far + 10 && other >= near + 10, "there is nobody near: {one} {other}");
 }
 
 #[tokio::test]

@@ -115,7 +115,7 @@ pub struct RetryBudgetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub percent: Option<u32>,
-    /// And so many per second besides: 10 if absent.
+    /// At least so many per second: 10 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub min_per_second: Option<u32>,

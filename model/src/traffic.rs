@@ -38,12 +38,12 @@ pub struct Retry {
     pub backoff: Duration,
 }
 
-/// A share of the requests and a number per second; what is not used is kept for ten seconds.
+/// A share of the requests, and at least a number per second; what is not used is kept for ten seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryBudget {
     /// Percent of the requests, 0 to 100.
     pub percent: u32,
-    /// And so many per second besides, for destinations with few requests.
+    /// At least so many per second, for destinations with few requests.
     pub min_per_second: u32,
 }
 

@@ -25,8 +25,8 @@ const LEAST: u32 = 10;
 /// After so many windows of a busy time, so many at half the limit.
 const BUSY: u32 = 30;
 const CALM: u32 = 3;
-/// So much of the limit is kept for what is critical, beyond it: whatever else is in flight.
-const CRITICAL: f64 = 0.25;
+/// So much of the limit, and at least [`FLOOR`], is kept for what is critical, beyond it: whatever else is in flight.
+const CRITICAL: f64 = 0.5;
 
 /// The limits of one application.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl Limiter {
     fn has_room(&self, critical: bool) -> bool {
         let limit = self.limit.get();
         let now = if self.is_calming() { (limit / 2.0).max(FLOOR) } else { limit };
-        let kept = critical && f64::from(self.critical.get()) < limit * CRITICAL;
+        let kept = critical && f64::from(self.critical.get()) < (limit * CRITICAL).max(FLOOR);
         kept || f64::from(self.in_flight.get()) < now
     }
 
@@ -254,7 +254,7 @@ mod tests {
         let held: Vec<_> = std::iter::from_fn(|| limiter.admit(&ADAPTIVE, false).ok()).collect();
         assert_eq!(held.len(), 64);
         let more: Vec<_> = std::iter::from_fn(|| limiter.admit(&ADAPTIVE, true).ok()).collect();
-        assert_eq!(more.len(), 16);
+        assert_eq!(more.len(), 32);
         drop(held);
         assert!(limiter.admit(&ADAPTIVE, false).is_ok());
     }

@@ -14,13 +14,15 @@ const FIRST: f64 = 3.0;
 #[derive(Debug)]
 pub struct Budget {
     tokens: Cell<Option<f64>>,
+    /// What requests have earned since the last withdrawal.
+    earned: Cell<f64>,
     updated: Cell<Instant>,
 }
 
 impl Default for Budget {
     /// With what a few seconds earn: whatever fails from the start is not helped by more.
     fn default() -> Self {
-        Self { tokens: Cell::default(), updated: Cell::new(Instant::now()) }
+        Self { tokens: Cell::default(), earned: Cell::default(), updated: Cell::new(Instant::now()) }
     }
 }
 
@@ -28,7 +30,9 @@ impl Budget {
     /// A request was made.
     pub fn deposit(&self, limits: RetryBudget) {
         let tokens = self.tokens.get().unwrap_or_else(|| first(limits));
-        self.tokens.set(Some((tokens + f64::from(limits.percent) / 100.0).min(full(limits))));
+        let earned = f64::from(limits.percent) / 100.0;
+        self.earned.set(self.earned.get() + earned);
+        self.tokens.set(Some((tokens + earned).min(full(limits))));
     }
 
     /// Takes the permission to send one request again.
@@ -36,8 +40,9 @@ impl Budget {
         let now = Instant::now();
         let since = now.saturating_duration_since(self.updated.replace(now)).as_secs_f64();
         let full = full(limits);
-        let earned = since * f64::from(limits.min_per_second);
-        let tokens = (self.tokens.get().unwrap_or_else(|| first(limits)) + earned).min(full);
+        // what the requests of this time were too few to earn
+        let rest = (since * f64::from(limits.min_per_second) - self.earned.take()).max(0.0);
+        let tokens = (self.tokens.get().unwrap_or_else(|| first(limits)) + rest).min(full);
         // ten deposits of a fifth are two, however they are rounded
         let granted = tokens >= 1.0 - 1e-9;
         self.tokens.set(Some(if granted { tokens - 1.0 } else { tokens }.max(0.0)));
@@ -66,11 +71,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_budget_is_a_fifth_and_ten_a_second() {
+    async fn the_budget_is_a_fifth_and_at_least_ten_a_second() {
         let (budget, limits) = (Budget::default(), RetryBudget::default());
         assert_eq!(granted(&budget, limits), 30);
         (0..100).for_each(|_| budget.deposit(limits));
         assert_eq!(granted(&budget, limits), 20);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        (0..100).for_each(|_| budget.deposit(limits));
+        assert_eq!(granted(&budget, limits), 20, "they have earned more than time has");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        (0..20).for_each(|_| budget.deposit(limits));
+        assert_eq!(granted(&budget, limits), 10, "they have earned less");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(granted(&budget, limits), 10);
         tokio::time::advance(Duration::from_hours(1)).await;

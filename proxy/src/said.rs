@@ -22,7 +22,7 @@ const TRUE: HeaderValue = HeaderValue::from_static("true");
 pub struct Said {
     /// The time that is left.
     pub timeout: Option<Duration>,
-    /// Whether it goes first when there is too much to do. A quarter of the limits is kept for that, and no more: whoever
+    /// Whether it goes first when there is too much to do. Half of the limit is kept for that, and no more: whoever
     /// calls everything critical wins little.
     pub critical: bool,
     /// Whether it is a copy.

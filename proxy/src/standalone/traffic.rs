@@ -54,7 +54,7 @@ struct Retry {
 struct RetryBudget {
     /// Percent of the requests, 0 to 100. Default: 20.
     percent: Option<u32>,
-    /// And so many per second besides, up to 1000000. Default: 10.
+    /// At least so many per second, up to 1000000. Default: 10.
     min_per_second: Option<u32>,
 }
 

@@ -19,6 +19,8 @@ const FLOOR: f64 = 8.0;
 const CEILING: f64 = 10_000.0;
 /// Answers may take so many times as long as those of a calm application.
 const TOLERANCE: f64 = 1.2;
+/// So many times its root the limit may grow by at a time: with more, answers settle at well above the tolerance.
+const GROWTH: f64 = 0.5;
 /// The limit is considered after this, and not before so many answers.
 const WINDOW: Duration = Duration::from_millis(100);
 const LEAST: u32 = 10;
@@ -150,7 +152,7 @@ impl Limiter {
         self.calm.set(Some(calm));
         self.busy.set(self.busy.get() + 1);
         let gradient = (TOLERANCE * calm / mean).clamp(0.35, 1.0);
-        self.limit.set((limit * gradient + limit.sqrt()).clamp(FLOOR, CEILING));
+        self.limit.set((limit * gradient + limit.sqrt() * GROWTH).clamp(FLOOR, CEILING));
     }
 }
 

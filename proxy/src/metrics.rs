@@ -3,6 +3,8 @@
 //! Label values come from configuration only, never from a request, and the number of series has a hard limit. The
 //! data path resolves a handle once per destination or connection and keeps it.
 
+mod labels;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -17,11 +19,16 @@ use byrnie_model::{Destination, ObjectName, SpiffeId};
 use http::StatusCode;
 use parking_lot::Mutex;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text},
+    encoding::{EncodeLabelValue, LabelValueEncoder, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 use serde::Deserialize;
+
+use labels::{
+    AuthorizationLabels, ByteLabels, ConnectionLabels, DestinationLabels, FailureLabels, MirroredLabels,
+    NameLabels, PeerLabels, ReloadLabels, RequestLabels, RetryLabels,
+};
 
 /// More label sets than this are counted under `other`.
 pub const MAX_SERIES: usize = 2000;
@@ -123,74 +130,6 @@ pub enum Decided {
 /// Counts an open connection until it is dropped.
 #[derive(Debug)]
 pub struct OpenConnection(Gauge);
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct DestinationLabels {
-    direction: Direction,
-    destination: Arc<str>,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RequestLabels {
-    direction: Direction,
-    destination: Arc<str>,
-    status_class: &'static str,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ByteLabels {
-    direction: Direction,
-    destination: Arc<str>,
-    flow: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RetryLabels {
-    destination: Arc<str>,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct MirroredLabels {
-    destination: Arc<str>,
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct AuthorizationLabels {
-    verdict: Decided,
-    policy: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ConnectionLabels {
-    direction: Direction,
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct PeerLabels {
-    direction: Direction,
-    kind: &'static str,
-    peer: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct FailureLabels {
-    direction: Direction,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ReloadLabels {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct NameLabels {
-    name: String,
-}
 
 impl Default for Metrics {
     fn default() -> Self {

@@ -10,6 +10,7 @@ mod cursor;
 mod file;
 mod names;
 mod node;
+mod policy;
 mod problem;
 mod read;
 mod reload;

@@ -269,12 +269,13 @@ async fn a_callers_deadline_travels_and_nothing_begins_after_it() {
 
 #[tokio::test]
 async fn what_nobody_waits_for_is_cancelled_at_the_application() {
-    let ended = Arc::new(tokio::sync::Notify::new());
-    let noticed = ended.clone();
+    let (began, ended) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let (asked, noticed) = (began.clone(), ended.clone());
     let app = played(move |mut tcp| {
-        let noticed = noticed.clone();
+        let (asked, noticed) = (asked.clone(), noticed.clone());
         async move {
             read_until(&mut tcp, "\r\n\r\n").await;
+            asked.notify_one();
             let mut rest = [0; 1];
             let _ = tokio::io::AsyncReadExt::read(&mut tcp, &mut rest).await;
             noticed.notify_one();
@@ -284,7 +285,7 @@ async fn what_nobody_waits_for_is_cancelled_at_the_application() {
     let mesh = Mesh::new(app);
     let mut tcp = mesh.connect().await;
     tcp.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    timeout(LIMIT, began.notified()).await.expect("the application has the request");
     drop(tcp);
     timeout(LIMIT, ended.notified()).await.expect("the application's connection ends");
 }

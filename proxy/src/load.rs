@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 /// How fast old latencies are forgotten.
 const DECAY: Duration = Duration::from_secs(10);
-/// What an average is about.
-const LATELY: Duration = Duration::from_secs(2);
+/// An average is about the last two seconds, a fifth of [`DECAY`]: what it keeps is this power of what else is kept.
+const LATELY: i32 = 5;
 /// Until there are so many, all count alike.
 const FIRST: u32 = 20;
 /// What was measured longer ago says nothing about today.
@@ -73,7 +73,7 @@ impl Load {
         let (old, keep) = (self.seconds.get(), self.kept(now));
         self.seconds.set(if took > old { took } else { old * keep + took * (1.0 - keep) });
         let samples = (self.samples.get() + 1).min(FIRST);
-        let lately = 1.0 - decay(now.saturating_duration_since(self.updated.get()), LATELY);
+        let lately = 1.0 - keep.powi(LATELY);
         // the first of all would count for long: it may have opened a connection
         let part = if samples < FIRST { lately.max(1.0 / f64::from(samples)) } else { lately };
         self.average.set(self.average.get() + (took - self.average.get()) * part);

@@ -19,7 +19,7 @@ use byrnie_model::{Destination, ObjectName, SpiffeId};
 use http::StatusCode;
 use parking_lot::Mutex;
 use prometheus_client::{
-    encoding::{EncodeLabelValue, LabelValueEncoder, text},
+    encoding::text,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
@@ -412,12 +412,6 @@ impl Default for Durations {
     }
 }
 
-impl EncodeLabelValue for Direction {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        self.as_str().encode(encoder)
-    }
-}
-
 impl Direction {
     /// As metrics and logs spell it.
     pub fn as_str(self) -> &'static str {
@@ -425,17 +419,6 @@ impl Direction {
             Self::Inbound => "inbound",
             Self::Outbound => "outbound",
         }
-    }
-}
-
-impl EncodeLabelValue for Decided {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-            Self::Audit => "audit",
-        }
-        .encode(encoder)
     }
 }
 

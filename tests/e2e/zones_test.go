@@ -44,14 +44,12 @@ func (s *suite) zones(t *testing.T) {
 	// News of a Service and of a pod have no condition that says where they are in force.
 	settles := func(what string, least, most float64) {
 		t.Helper()
-		var last float64
-		for range 40 {
-			if last = share(); least <= last && last <= most {
-				return
+		space.Eventually(20*time.Second, what, func(context.Context) error {
+			if got := share(); got < least || got > most {
+				return fmt.Errorf("the near pod has %.1f %%, want %.0f to %.0f", got, least, most)
 			}
-			time.Sleep(250 * time.Millisecond)
-		}
-		t.Errorf("%s: the near pod has %.1f %%, want %.0f to %.0f", what, last, least, most)
+			return nil
+		})
 	}
 	settles("nothing is said", 20, 80)
 	space.Apply("apiVersion: v1\nkind: Service\nmetadata: {name: server}\nspec: {trafficDistribution: PreferClose}\n")

@@ -43,8 +43,9 @@ pub(super) fn compile(spec: &TrafficSpec, findings: &mut Findings) -> Option<Tra
     let balancing = spec.load_balancing.as_ref();
     let balancing = balancing.map_or(Some(LoadBalancing::default()), |spec| load_balancing(spec, findings));
     let limits = spec.limits.as_ref().map_or(Some(Limits::default()), |spec| limits(spec, findings));
-    let failover = services(&spec.failover, "spec.traffic.failover", findings);
-    let overrides = services(&spec.overrides, "spec.traffic.overrides", findings);
+    let names = |others: &[OtherService]| others.iter().map(|other| other.service.clone()).collect();
+    let failover = services(names(&spec.failover), "spec.traffic.failover", findings);
+    let overrides = services(names(&spec.overrides), "spec.traffic.overrides", findings);
     let mirrors = mirrors(&spec.mirrors, findings);
     let faults = spec.faults.as_ref().map_or(Some(Faults::default()), |spec| faults(spec, findings));
     let ports: Vec<u16> = spec.protocols.iter().map(|p| p.port).collect();
@@ -138,23 +139,19 @@ fn load_balancing(spec: &LoadBalancingSpec, findings: &mut Findings) -> Option<L
     }
 }
 
-fn services(spec: &[OtherService], path: &str, findings: &mut Findings) -> Option<Vec<String>> {
-    let services = all(spec.iter().enumerate().map(|(i, other)| {
+fn services(names: Vec<String>, path: &str, findings: &mut Findings) -> Option<Vec<String>> {
+    let fine = all(names.iter().enumerate().map(|(i, name)| {
         let path = format!("{path}[{i}].service");
         let message = "must be the name of a Service in this namespace: 1 to 63 of a-z, 0-9 and '-'";
-        if is_dns_label(&other.service) {
-            Some(other.service.clone())
-        } else {
-            problem(&path, message, findings)
-        }
+        if is_dns_label(name) { Some(()) } else { problem(&path, message, findings) }
     }));
-    unique(spec, path, "Service", findings)?;
-    services
+    unique(&names, path, "Service", findings)?;
+    fine.map(|_| names)
 }
 
 fn mirrors(spec: &[MirrorSpec], findings: &mut Findings) -> Option<Vec<(String, u32)>> {
-    let others: Vec<_> = spec.iter().map(|mirror| OtherService { service: mirror.service.clone() }).collect();
-    let services = services(&others, "spec.traffic.mirrors", findings)?;
+    let names = spec.iter().map(|mirror| mirror.service.clone()).collect();
+    let services = services(names, "spec.traffic.mirrors", findings)?;
     Some(services.into_iter().zip(spec.iter().map(|mirror| mirror.percent.unwrap_or(100))).collect())
 }
 

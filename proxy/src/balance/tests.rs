@@ -1,3 +1,5 @@
+//! Who gets requests, by what is known of the endpoints: each rule with a balancer of its own.
+
 use byrnie_model::HashKey;
 
 use super::*;

@@ -3,7 +3,7 @@
 //! serde stops at the first mistake: here what is mistaken is cut out and the rest is read again. Knows nothing of what
 //! the document means.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use serde::{
     Deserialize,
@@ -18,8 +18,8 @@ use super::cursor::{Cursor, Found, Kind};
 pub(super) struct Node {
     pub(super) place: Place,
     pub(super) value: Value,
-    /// Where it is written, in characters.
-    span: (u64, u64),
+    /// Where it is written, in bytes.
+    span: Range<usize>,
     /// How it is written, if that is not what it is: `1.10` may be wanted as a text.
     pub(super) spelt: String,
 }
@@ -61,11 +61,9 @@ impl Node {
     }
 
     fn spell(&mut self, text: &str) {
-        let (at, length) = self.span;
-        let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         match &mut self.value {
             Value::Bool(_) | Value::Whole(_) | Value::Real(_) => {
-                let written: String = text.chars().skip(number(at)).take(number(length)).collect();
+                let written = text.get(self.span.clone()).unwrap_or_default();
                 written.trim().clone_into(&mut self.spelt);
             }
             Value::List(items) => items.iter_mut().for_each(|item| item.spell(text)),
@@ -75,7 +73,7 @@ impl Node {
     }
 
     fn filler(place: Place) -> Self {
-        Self { place, value: Value::Filler(0), span: (0, 0), spelt: String::new() }
+        Self { place, value: Value::Filler(0), span: 0..0, spelt: String::new() }
     }
 
     /// A `T`, with fillers for what does not fit or is missing, and everything that does not fit.
@@ -182,7 +180,9 @@ impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Value>::deserialize(deserializer)?;
         let written = spanned.defined.span();
-        let span = (written.offset(), written.len());
+        let number = |n: Option<u64>| n.and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
+        let (at, length) = (number(written.byte_offset()), number(written.byte_len()));
+        let span = at..at.saturating_add(length);
         Ok(Self { place: place(&spanned.referenced), value: spanned.value, span, spelt: String::new() })
     }
 }
@@ -339,8 +339,9 @@ mod tests {
     #[test]
     fn a_text_is_as_it_was_written() {
         for written in ["1.10", "0x10", "007", "1e3", "True", "'1.10'", "9007199254740993"] {
-            let text =
-                format!("{{name: {written}, list: [], part: {{address: '[::1]:1', kind: B}}, number: 1}}");
+            let text = format!(
+                "# \u{e9}\n{{name: {written}, list: [], part: {{address: '[::1]:1', kind: B}}, number: 1}}"
+            );
             let (whole, found) = read(&text);
             assert!(found.is_empty(), "{written}: {found:?}");
             assert_eq!(whole.unwrap().name, written.trim_matches('\''));

@@ -19,7 +19,7 @@ var coreDNS string
 // in its /run.
 func deployDNS(ctx context.Context, c layout.Cluster) error {
 	var manifest bytes.Buffer
-	values := map[string]string{"Image": layout.PauseImage, "Address": layout.DNSServiceIP, "Domain": layout.Domain}
+	values := map[string]any{"Image": layout.PauseImage, "Address": layout.DNSServiceIP, "Domain": layout.Domain, "Replicas": min(c.Nodes, 2)}
 	if err := template.Must(template.New("").Parse(coreDNS)).Execute(&manifest, values); err != nil {
 		return err
 	}

@@ -8,18 +8,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header, request, ur
 /// Set by the inbound proxy towards the application: who called.
 pub const CLIENT_ID: HeaderName = HeaderName::from_static("byrnie-client-id");
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    HTTP2_SETTINGS,
-];
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const TE: HeaderValue = HeaderValue::from_static("te");
@@ -100,12 +88,15 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Asked {
     let mut nominated: Vec<HeaderName> = Vec::new();
     for token in list(headers, &header::CONNECTION) {
         upgrade |= token.eq_ignore_ascii_case("upgrade");
-        nominated.extend(token.parse().ok().filter(may_be_nominated));
+        // the most usual one goes anyway
+        if !token.eq_ignore_ascii_case("keep-alive") {
+            nominated.extend(token.parse().ok().filter(may_be_nominated));
+        }
     }
     for name in nominated {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
+    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
         headers.remove(name);
     }
     Asked { websocket: upgrade && only_websocket, trailers }
@@ -168,7 +159,16 @@ pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item
 }
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name)
+    matches!(
+        name.as_str(),
+        "connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "keep-alive"
+            | "proxy-connection"
+            | "http2-settings"
+    )
 }
 
 /// `Connection` may remove what an intermediary added, never what the message itself depends on.

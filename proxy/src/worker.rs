@@ -20,9 +20,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
-    runtime,
+    runtime::{self, LocalOptions},
     sync::{Notify, mpsc},
-    task::{LocalSet, spawn_local},
+    task::spawn_local,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
@@ -121,8 +121,11 @@ impl Workers {
             let (send, receive) = mpsc::unbounded_channel();
             orders.push(send);
             let shared = shared.clone();
-            let work = move || match runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => LocalSet::new().block_on(&runtime, run(shared, receive)),
+            let work = move || match runtime::Builder::new_current_thread()
+                .enable_all()
+                .build_local(LocalOptions::default())
+            {
+                Ok(runtime) => runtime.block_on(run(shared, receive)),
                 Err(error) => tracing::error!(%error, "cannot start a worker's runtime"),
             };
             let thread = thread::Builder::new().name(format!("worker-{number}"));

@@ -96,9 +96,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Asked {
     for name in nominated {
         headers.remove(name);
     }
-    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
-        headers.remove(name);
-    }
+    remove_all(headers, is_hop_by_hop);
     Asked { websocket: upgrade && only_websocket, trailers }
 }
 
@@ -109,9 +107,7 @@ pub fn has_reserved(headers: &HeaderMap) -> bool {
 
 /// Removes the names that only proxies may set.
 pub fn strip_reserved(headers: &mut HeaderMap) {
-    while let Some(name) = headers.keys().find(|name| is_reserved(name.as_str())).cloned() {
-        headers.remove(name);
-    }
+    remove_all(headers, |name| is_reserved(name.as_str()));
 }
 
 /// Removes from trailers what they must not carry (RFC 9110 section 6.5.1) and what only proxies may set.
@@ -156,6 +152,12 @@ pub fn confirm_websocket(headers: &mut HeaderMap) {
 pub fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim).filter(|token| !token.is_empty())
+}
+
+fn remove_all(headers: &mut HeaderMap, which: impl Fn(&HeaderName) -> bool) {
+    while let Some(name) = headers.keys().find(|name| which(name)).cloned() {
+        headers.remove(name);
+    }
 }
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {

@@ -121,12 +121,12 @@ impl Workers {
             let (send, receive) = mpsc::unbounded_channel();
             orders.push(send);
             let shared = shared.clone();
-            let work = move || match runtime::Builder::new_current_thread()
-                .enable_all()
-                .build_local(LocalOptions::default())
-            {
-                Ok(runtime) => runtime.block_on(run(shared, receive)),
-                Err(error) => tracing::error!(%error, "cannot start a worker's runtime"),
+            let work = move || {
+                let mut builder = runtime::Builder::new_current_thread();
+                match builder.enable_all().build_local(LocalOptions::default()) {
+                    Ok(runtime) => runtime.block_on(run(shared, receive)),
+                    Err(error) => tracing::error!(%error, "cannot start a worker's runtime"),
+                }
             };
             let thread = thread::Builder::new().name(format!("worker-{number}"));
             thread.spawn(work).map_err(StartError::Thread)?;

@@ -136,3 +136,8 @@ pub(crate) async fn within<T>(limit: Duration, what: &str, mut attempt: impl Asy
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// The three digits.
+pub(crate) fn status(answer: &str) -> &str {
+    answer.get(9..12).unwrap_or_default()
+}

@@ -10,14 +10,14 @@ use std::{
 };
 
 use byrnie_model::{
-    CircuitBreaker, Destination, Endpoint, Faults, HashKey, Limits, LoadBalancing, Protocol, Retry, Timeouts,
+    CircuitBreaker, Destination, Endpoint, HashKey, Limits, LoadBalancing, Protocol, Retry, Timeouts,
     Traffic, Workload,
 };
 use http::Method;
 use tokio::{io::AsyncWriteExt, time::timeout};
 
 use crate::{
-    apps::{echo, get, http2, named, played, raw, read_until, text, within},
+    apps::{echo, get, http2, named, played, raw, read_until, status, text, within},
     rig::{LIMIT, Mesh, Proxy, free_port, meshed, plain, service_with},
 };
 
@@ -67,10 +67,6 @@ fn to(endpoints: Vec<Endpoint>, timeouts: Timeouts, traffic: Traffic) -> Destina
 
 fn retrying(retry: Retry) -> Traffic {
     Traffic { retry, ..Traffic::default() }
-}
-
-fn status(answer: &str) -> &str {
-    answer.get(9..12).unwrap_or_default()
 }
 
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc";
@@ -379,91 +375,6 @@ async fn what_one_endpoint_is_too_busy_for_goes_to_another() {
         "{metrics}"
     );
     held.iter().for_each(tokio::task::JoinHandle::abort);
-}
-
-#[tokio::test]
-async fn another_service_serves_while_no_endpoint_can() {
-    let (own, other) = (named("own").await, named("other").await);
-    let mesh = Mesh::new(own);
-    let backends = |endpoints| {
-        let backends = vec![("api", 1, endpoints), ("spare", 0, vec![plain(other)])];
-        let Destination::Service(mut service) =
-            service_with(Protocol::Detect, backends, Timeouts::default(), Traffic::default())
-        else {
-            unreachable!("a service")
-        };
-        service.routes[0].failover = vec![1];
-        Destination::Service(service)
-    };
-    let served = async |by: &str| {
-        within(LIMIT, by, async || {
-            let answer = get(mesh.client.outbound, "/", "").await;
-            answer.contains(&format!("served-by: {by}\r\n")).then_some(())
-        })
-        .await;
-    };
-    mesh.route(backends(vec![plain(own)]));
-    served("own").await;
-    mesh.route(backends(vec![]));
-    assert!(get(mesh.client.outbound, "/", "").await.contains("served-by: other\r\n"), "at once");
-    let dead = free_port();
-    mesh.route(backends(vec![plain(dead)]));
-    served("other").await;
-    mesh.route(backends(vec![plain(dead), plain(own)]));
-    served("own").await;
-}
-
-#[tokio::test]
-async fn faults_are_injected_and_routes_asked_for_where_a_policy_says_so() {
-    let (own, trial) = (named("own").await, named("trial").await);
-    let mesh = Mesh::new(own);
-    let backends = |overrides: &[usize], faults| {
-        let backends = vec![("api", 1, vec![plain(own)]), ("trial", 0, vec![plain(trial)])];
-        let Destination::Service(mut service) =
-            service_with(Protocol::Detect, backends, Timeouts::default(), Traffic::default())
-        else {
-            unreachable!("a service")
-        };
-        service.routes[0].overrides = overrides.to_vec();
-        service.routes[0].faults = faults;
-        Destination::Service(service)
-    };
-    let wish = "Baggage: user=1,byrnie-route=shop/api:trial\r\n";
-    mesh.route(backends(&[], Faults::default()));
-    assert!(get(mesh.client.outbound, "/", wish).await.contains("served-by: own\r\n"), "no policy lists it");
-    mesh.route(backends(&[1], Faults::default()));
-    let answer = get(mesh.client.outbound, "/", wish).await;
-    assert!(
-        answer.contains("served-by: trial\r\n") && answer.contains("byrnie-route=shop/api:trial"),
-        "{answer}"
-    );
-    assert!(get(mesh.client.outbound, "/", "").await.contains("served-by: own\r\n"));
-    let unlisted = get(mesh.client.outbound, "/", "Baggage: byrnie-route=shop/api:other\r\n").await;
-    assert!(unlisted.contains("served-by: own\r\n"), "{unlisted}");
-
-    let faults = |delay, abort| backends(&[], Faults { delay, abort });
-    mesh.route(faults(None, Some((100, 418))));
-    let answer = get(mesh.client.outbound, "/", "").await;
-    assert!(status(&answer) == "418" && answer.contains("byrnie-reason: fault-injected"), "{answer}");
-    mesh.route(faults(Some((100, Duration::from_millis(300))), Some((0, 418))));
-    let began = Instant::now();
-    assert_eq!(status(&get(mesh.client.outbound, "/", "").await), "200");
-    assert!(began.elapsed() >= Duration::from_millis(300));
-    mesh.route(faults(None, Some((50, 503))));
-    let mut aborted = 0;
-    for _ in 0..100 {
-        aborted += usize::from(status(&get(mesh.client.outbound, "/", "").await) == "503");
-    }
-    assert!((20..80).contains(&aborted), "{aborted}");
-}
-
-#[tokio::test]
-async fn callers_without_identity_ask_for_no_route() {
-    let mesh = Mesh::new(echo().await);
-    mesh.server.permissive();
-    let wish = "Baggage: user=1,byrnie-route=shop/api:trial\r\n";
-    let answer = get(mesh.server.inbound, "/", wish).await;
-    assert!(answer.contains("baggage: user=1\n"), "{answer}");
 }
 
 #[tokio::test]

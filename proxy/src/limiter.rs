@@ -19,8 +19,9 @@ const FLOOR: f64 = 8.0;
 const CEILING: f64 = 10_000.0;
 /// Answers may take so many times as long as those of a calm application.
 const TOLERANCE: f64 = 1.2;
-/// So many times its root the limit may grow by at a time: with more, answers settle at well above the tolerance.
-const GROWTH: f64 = 0.5;
+/// So many times its root the limit may grow by at a time: with more, answers settle at well above the tolerance; with less,
+/// one in 200 is refused at nine tenths of what the application can do.
+const GROWTH: f64 = 0.6;
 /// The limit is considered after this, and not before so many answers.
 const WINDOW: Duration = Duration::from_millis(100);
 const LEAST: u32 = 10;
@@ -185,8 +186,9 @@ mod tests {
     const ADAPTIVE: Limits = Limits { adaptive: true, requests_per_second: None, burst: 0 };
 
     /// Seconds of an application with so many threads, each 10 ms for a request, under so many requests per second:
-    /// answers per second, refusals per second, the mean of the answers' milliseconds. Of the last half.
+    /// answers per second, refusals per second, the mean of the answers' milliseconds. Of the last half. The same each time.
     async fn run(limiter: &Rc<Limiter>, threads: usize, rate: u32, seconds: u32) -> (f64, f64, f64) {
+        fastrand::seed(7);
         let service = Duration::from_millis(10);
         let start = Instant::now();
         let mut free = vec![start; threads];
@@ -239,7 +241,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_busy_application_is_not_held_back() {
         let limiter = Rc::new(Limiter::default());
-        let (answers, refused, _) = run(&limiter, 10, 900, 20).await;
+        // long: refusals come in bursts
+        let (answers, refused, _) = run(&limiter, 10, 900, 600).await;
         assert!(answers > 890.0 && refused < 4.5, "{answers} {refused}");
     }
 

@@ -50,9 +50,13 @@ rust-binaries:
 
 .PHONY: proxy-binary
 proxy-binary:
-	$(STEP) "proxy (link-time optimised)" tests/tools/cargo-static --profile dist -p byrnie-proxy
+	$(STEP) "proxy (optimised with a profile)" tests/tools/proxy-binary
 	@mkdir -p $(BIN)
 	@install -m 0755 $(TARGET_DIR)/$(HOST)/dist/byrnie-proxy $(BIN)/
+
+.PHONY: profile
+profile: prerequisites apps-binary ## Make the profile that the proxy is compiled with anew: proxy/profile
+	@tests/tools/profile
 
 .PHONY: cluster-binary
 cluster-binary:

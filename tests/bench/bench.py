@@ -10,6 +10,7 @@ import chains
 import figures
 import instructions
 import loads
+import training
 import variants
 
 CONNECTIONS = 32
@@ -31,6 +32,8 @@ def options():
                         help="also write the figures into FILE, between its marks (default docs/benchmarks.md)")
     parser.add_argument("--check", action="store_true",
                         help="only what a busy machine does not move, beside the committed figures (docs/benchmarks.json)")
+    parser.add_argument("--train", action="store_true",
+                        help="only the work that a proxy built to count itself is profiled with (make profile)")
     parser.add_argument("--directory", default=".", help=argparse.SUPPRESS)  # given by `run`, which removes it
     chosen = parser.parse_args()
     if chosen.quick:
@@ -49,6 +52,8 @@ def main():
     os.environ["BYRNIE_APPS"] = apps = str(pathlib.Path(byrnie).with_name("byrnie-apps"))
     world = chains.World(chosen.directory, apps)
     compared = chains.all_chains(byrnie)
+    if chosen.train:
+        return training.run(compared[1], world)
     result = figures.Figures()
     steady(pathlib.Path(byrnie), result)
     if chosen.check:

@@ -135,6 +135,33 @@ pub fn govern<'a>(
     }
 }
 
+/// Policies whose `traffic` is about calls to these Services or to pods with these labels, each with what it came with.
+/// The first is in charge.
+pub fn of_calls<'a, T>(
+    policies: impl IntoIterator<Item = (T, &'a Candidate)>,
+    labels: &BTreeMap<String, String>,
+    services: &[&str],
+) -> Vec<(T, &'a ObjectName, &'a Traffic)> {
+    let about = |target: &Target| match target {
+        Target::Service(target) => services.contains(&target.as_str()),
+        Target::Pods(selector) => !labels.is_empty() && selector.selects(labels),
+    };
+    let mut found: Vec<_> = policies
+        .into_iter()
+        .filter_map(|(with, candidate)| {
+            let compiled = &candidate.compiled;
+            let specific = match &compiled.targets {
+                Targets::Namespace => false,
+                Targets::Only(targets) if targets.iter().any(about) => true,
+                Targets::Only(_) => return None,
+            };
+            Some((!specific, candidate.created, &compiled.name, with, compiled.traffic.as_ref()?))
+        })
+        .collect();
+    found.sort_by_key(|(general, created, name, ..)| (*general, *created, *name));
+    found.into_iter().map(|(.., name, with, traffic)| (with, name, traffic)).collect()
+}
+
 struct Selected<'a> {
     candidate: &'a Candidate,
     ports: Ports,

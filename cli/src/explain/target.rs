@@ -1,6 +1,9 @@
 //! From what is called to the pods that may answer: ports, selectors, splits and their shares.
 
-use byrnie_crds::{compile::Shares, govern::ServicePort};
+use byrnie_crds::{
+    compile::Shares,
+    govern::{self, ServicePort},
+};
 use byrnie_model::Protocol;
 use thiserror::Error;
 
@@ -108,6 +111,9 @@ fn service<'a>(world: &'a World, from: &Caller, to: &To) -> Result<Reached<'a>, 
         leaves: Vec::new(),
         notes: Vec::new(),
     };
+    if matches!(from, Caller::Account(_)) {
+        reached.note_traffic(world, name, service);
+    }
     match (world.split(name), from) {
         (Some((split, shares)), Caller::Account(_)) => {
             reached.split = Some(split);
@@ -180,6 +186,48 @@ impl<'a> Reached<'a> {
                 leaf.share = (weight / total * 10_000.0).round() / 10_000.0;
             }
         }
+    }
+
+    /// What the caller's proxy does beside calling the Service, by the policy in charge of calls to it.
+    fn note_traffic(&mut self, world: &World, called: &str, service: &Service) {
+        let policies = world.policies.iter().map(|policy| ((), &policy.candidate));
+        let found = govern::of_calls(policies, &service.selector, &[called]);
+        let Some(((), policy, traffic)) = found.first() else { return };
+        let of_this_port = |name: &str| match world.services.get(name) {
+            None => format!("{name} (which does not exist)"),
+            Some(service) if service.ports.iter().all(|port| port.port != self.port) => {
+                format!("{name} (which has no port {})", self.port)
+            }
+            Some(_) => name.to_owned(),
+        };
+        let listed = |names: &[String], last: &str| {
+            let names: Vec<_> = names.iter().map(|name| of_this_port(name)).collect();
+            match names.split_last() {
+                Some((end, rest)) if !rest.is_empty() => format!("{} {last} {end}", rest.join(", ")),
+                _ => names.concat(),
+            }
+        };
+        let mut says = Vec::new();
+        if !traffic.failover.is_empty() {
+            let names = listed(&traffic.failover, "or else");
+            says.push(format!("while no endpoint of {called} takes requests, calls go to {names}"));
+        }
+        if !traffic.overrides.is_empty() {
+            let names = listed(&traffic.overrides, "or");
+            says.push(format!("a request with 'baggage: byrnie-route=SERVICE' may go to {names} instead"));
+        }
+        for (mirror, percent) in traffic.mirrors.iter().filter(|(mirror, _)| mirror != called) {
+            says.push(format!("{} gets copies of {percent} % of the requests", of_this_port(mirror)));
+        }
+        if let Some((percent, time)) = traffic.faults.delay {
+            says.push(format!("{percent} % of the requests are sent {time:?} later, on purpose"));
+        }
+        if let Some((percent, status)) = traffic.faults.abort {
+            says.push(format!(
+                "{percent} % of the requests are answered {status} instead of being sent, on purpose"
+            ));
+        }
+        self.notes.extend(says.iter().map(|says| format!("MeshPolicy {policy}: {says}")));
     }
 
     fn note_unready(&mut self, service: &str, pods: &[(&Pod, u16)]) {

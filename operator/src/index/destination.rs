@@ -7,8 +7,8 @@ use std::{
 
 use byrnie_api::v1::PolicyGeneration;
 use byrnie_crds::{
-    compile::{Target, Targets, Traffic},
-    govern::{ServicePort, TargetPort},
+    compile::Traffic,
+    govern::{ServicePort, TargetPort, of_calls},
     names,
 };
 use byrnie_model::{
@@ -144,39 +144,16 @@ impl<'a> Making<'a> {
         })
     }
 
-    /// The `traffic` in charge of calls to these Services or to pods with these labels: a policy for just them before
-    /// one for the namespace, then the oldest, then the first by name. All of them are noted.
+    /// The `traffic` in charge of calls to these Services or to pods with these labels. All that might be are noted.
     fn traffic(
         &mut self,
         space: &'a Space,
         labels: &BTreeMap<String, String>,
         services: &[&str],
     ) -> Option<&'a Traffic> {
-        let about = |target: &Target| match target {
-            Target::Service(target) => services.contains(&target.as_str()),
-            Target::Pods(selector) => !labels.is_empty() && selector.selects(labels),
-        };
-        let mut found: Vec<_> = space
-            .policies
-            .values()
-            .filter_map(|policy| {
-                let compiled = &policy.candidate.compiled;
-                let specific = match &compiled.targets {
-                    Targets::Namespace => false,
-                    Targets::Only(targets) if targets.iter().any(about) => true,
-                    Targets::Only(_) => return None,
-                };
-                Some((
-                    !specific,
-                    policy.candidate.created,
-                    &compiled.name,
-                    policy,
-                    compiled.traffic.as_ref()?,
-                ))
-            })
-            .collect();
-        found.sort_by_key(|(general, created, name, ..)| (*general, *created, *name));
-        for (.., name, policy, _) in &found {
+        let policies = space.policies.values().map(|policy| (policy, &policy.candidate));
+        let found = of_calls(policies, labels, services);
+        for (policy, name, _) in &found {
             let generation = generation(name, policy);
             if !self.generations.contains(&generation) {
                 self.generations.push(generation);

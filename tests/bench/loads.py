@@ -80,8 +80,8 @@ def exactly_http2(chain, requests):
     h2load(chain.http2, ["-c8", "-m16", f"-n{requests}"])
 
 
-def h2load(address, options):
-    command = ["h2load", "-t1", *options, "http://{}:{}/1k".format(*address)]
+def h2load(address, options, path="/1k"):
+    command = ["h2load", "-t1", *options, "http://{}:{}{}".format(*address, path)]
     text = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout
     if number(r"(\d+) failed", text) or not number(r"status codes: (\d+) 2xx", text):
         raise LoadFailed(text)

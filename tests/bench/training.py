@@ -20,6 +20,7 @@ def run(chain, world):
         other.start(world)
         for address, http1 in (other.http1, ["--h1", "-c32"]), (other.http2, ["-c8", "-m16"]):
             loads.h2load(address, [*http1, f"-n{REQUESTS}"])
+            loads.h2load(address, [*http1, f"-n{REQUESTS // 4}", "-Haccept-encoding: gzip"], "/1k/chunked")
             loads.h2load(address, [*http1, f"-n{REQUESTS // 4}", "-d1k"])
             loads.h2load(address, [*http1, f"-n{REQUESTS // 40}", "-d64k"])
         loads.grpc(other.grpc, 2)

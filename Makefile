@@ -50,6 +50,7 @@ rust-binaries:
 
 .PHONY: proxy-binary
 proxy-binary:
+	@tests/tools/profile --fits || true
 	$(STEP) "proxy (optimised with a profile)" tests/tools/proxy-binary
 	@mkdir -p $(BIN)
 	@install -m 0755 $(TARGET_DIR)/$(HOST)/dist/byrnie-proxy $(BIN)/
@@ -117,15 +118,17 @@ chaos-full: prerequisites images previous ## The same in an hour and a half, wit
 	$(STEP) "all chaos tests" env CHAOS=full DWELL=15s tests/tools/e2e ./chaos
 
 .PHONY: lint
-lint: format clippy architecture vet ## Check format, lints and the dependency rules
+lint: format clippy architecture profile-fits vet ## Check format, lints, the dependency rules and the proxy's profile
 
-.PHONY: format clippy architecture vet
+.PHONY: format clippy architecture profile-fits vet
 format:
 	$(STEP) "format" cargo fmt --all --check
 clippy:
 	$(STEP) "lints" cargo clippy --workspace --all-targets -- -D warnings
 architecture:
 	$(STEP) "dependency rules" tests/tools/architecture
+profile-fits:
+	$(STEP) "the proxy's profile" tests/tools/profile --fits
 vet:
 	$(STEP) "go vet" bash -c 'for m in apps cluster/internal conformance e2e; do go -C tests/$$m vet ./...; done'
 

@@ -5,10 +5,7 @@
 //! (a Service or Pod before the namespace), then the oldest, then the first by name. `mtls` is decided so for each port
 //! by the policies that select it; among equally specific ones, one that names the port comes first.
 
-use std::{
-    cmp::{Ordering, Reverse},
-    collections::BTreeMap,
-};
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use byrnie_model::{InboundPolicy, Mtls, MtlsMode, ObjectName, Ports, Protocol, Workload};
 use k8s_openapi::jiff::Timestamp;
@@ -115,7 +112,7 @@ pub fn govern<'a>(
 ) -> Governed {
     let mut selected: Vec<Selected<'_>> =
         policies.into_iter().filter_map(|candidate| select(candidate, pod, services)).collect();
-    selected.sort_by(Selected::precedence);
+    selected.sort_by(|one, other| one.precedence().cmp(&other.precedence()));
     let mut overridden = Vec::new();
     let mtls = mtls(&selected, default, &mut overridden);
     let traffic = in_charge(&selected, "traffic", |s| s.policy().traffic.as_ref(), &mut overridden);
@@ -155,11 +152,11 @@ pub fn of_calls<'a, T>(
                 Targets::Only(targets) if targets.iter().any(about) => true,
                 Targets::Only(_) => return None,
             };
-            Some((!specific, candidate.created, &compiled.name, with, compiled.traffic.as_ref()?))
+            Some((precedence(specific, candidate), with, compiled.traffic.as_ref()?))
         })
         .collect();
-    found.sort_by_key(|(general, created, name, ..)| (*general, *created, *name));
-    found.into_iter().map(|(.., name, with, traffic)| (with, name, traffic)).collect()
+    found.sort_by_key(|(precedence, ..)| *precedence);
+    found.into_iter().map(|((.., name), with, traffic)| (with, name, traffic)).collect()
 }
 
 struct Selected<'a> {
@@ -173,11 +170,14 @@ impl Selected<'_> {
         &self.candidate.compiled
     }
 
-    /// The one in charge first.
-    fn precedence(&self, other: &Self) -> Ordering {
-        let key = |s: &Self| (Reverse(s.specific), s.candidate.created);
-        key(self).cmp(&key(other)).then_with(|| self.policy().name.cmp(&other.policy().name))
+    fn precedence(&self) -> (Reverse<bool>, Timestamp, &ObjectName) {
+        precedence(self.specific, self.candidate)
     }
+}
+
+/// The one in charge first.
+fn precedence(specific: bool, candidate: &Candidate) -> (Reverse<bool>, Timestamp, &ObjectName) {
+    (Reverse(specific), candidate.created, &candidate.compiled.name)
 }
 
 fn select<'a>(

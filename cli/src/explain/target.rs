@@ -153,18 +153,11 @@ impl<'a> Reached<'a> {
     /// A backend takes part with a weight, the called port and a ready pod; where none is ready, with any pod.
     fn divide(&mut self, world: &'a World, shares: &'a Shares) {
         for (name, weight) in &shares.backends {
-            let service = world.services.get(name);
-            let port = service.and_then(|service| service.ports.iter().find(|port| port.port == self.port));
-            let pods = match (service, port) {
-                (Some(service), Some(port)) => pods(world, name, service, port),
-                _ => Vec::new(),
+            let (pods, why_not) = match backend(world, name, self.port) {
+                Ok((service, port)) => (pods(world, name, service, port), None),
+                Err(why_not) => (Vec::new(), Some(why_not)),
             };
-            let why_not = match (service, port) {
-                (None, _) => Some("does not exist".to_owned()),
-                (_, None) => Some(format!("has no port {}", self.port)),
-                _ if pods.is_empty() => Some("has no pods".to_owned()),
-                _ => None,
-            };
+            let why_not = why_not.or_else(|| pods.is_empty().then(|| "has no pods".to_owned()));
             if let Some(why_not) = why_not.filter(|_| *weight > 0) {
                 self.notes.push(format!("Backend {name} {why_not}: its share goes to the others"));
             } else if *weight > 0 {
@@ -193,12 +186,9 @@ impl<'a> Reached<'a> {
         let policies = world.policies.iter().map(|policy| ((), &policy.candidate));
         let found = govern::of_calls(policies, &service.selector, &[called]);
         let Some(((), policy, traffic)) = found.first() else { return };
-        let of_this_port = |name: &str| match world.services.get(name) {
-            None => format!("{name} (which does not exist)"),
-            Some(service) if service.ports.iter().all(|port| port.port != self.port) => {
-                format!("{name} (which has no port {})", self.port)
-            }
-            Some(_) => name.to_owned(),
+        let of_this_port = |name: &str| match backend(world, name, self.port) {
+            Ok(_) => name.to_owned(),
+            Err(why_not) => format!("{name} (which {why_not})"),
         };
         let listed = |names: &[String], last: &str| {
             let names: Vec<_> = names.iter().map(|name| of_this_port(name)).collect();
@@ -239,6 +229,13 @@ impl<'a> Reached<'a> {
             self.notes.push(format!("{none}: no call gets there before one is"));
         }
     }
+}
+
+/// A Service that calls to another one may go to, with its port of the same number; or why they cannot go there.
+fn backend<'a>(world: &'a World, name: &str, port: u16) -> Result<(&'a Service, &'a ServicePort), String> {
+    let service = world.services.get(name).ok_or("does not exist")?;
+    let found = service.ports.iter().find(|of_service| of_service.port == port);
+    Ok((service, found.ok_or_else(|| format!("has no port {port}"))?))
 }
 
 /// The pods that a Service selects, with the container port behind one of its ports; without those that lack it.

@@ -198,21 +198,18 @@ fn callers_without_a_proxy_are_noticed() {
 
 #[test]
 fn where_else_calls_may_go_is_told() {
-    let with = |policies: &[&str], flags: &str| {
+    let with = |spec: &str, flags: &str| {
         let mut objects = shop(|_| ());
-        objects.policies.extend(policies.iter().map(|spec| {
-            let metadata = "metadata: {namespace: shop, name: calls}";
-            let yaml =
-                format!("{{apiVersion: byrnie.dev/v1alpha1, kind: MeshPolicy, {metadata}, spec: {spec}}}");
-            serde_saphyr::from_str(&yaml).unwrap()
-        }));
+        let metadata = "metadata: {namespace: shop, name: calls}";
+        let yaml = format!("{{apiVersion: byrnie.dev/v1alpha1, kind: MeshPolicy, {metadata}, spec: {spec}}}");
+        objects.policies.push(serde_saphyr::from_str(&yaml).unwrap());
         asked_of(&objects, flags).unwrap().notes
     };
     let to_old = "{targetRefs: [{kind: Service, name: old}], traffic: {failover: [{service: typo}, {service: absent}], \
                   overrides: [{service: typo}, {service: orders}], mirrors: [{service: typo, percent: 5}]}}";
     let calls = "--from shop/catalog --to shop/old";
     assert_eq!(
-        with(&[to_old], calls),
+        with(to_old, calls),
         [
             "MeshPolicy shop/calls: while no endpoint of old takes requests, calls go to typo or else absent (which does not exist)",
             "MeshPolicy shop/calls: a request with 'baggage: byrnie-route=SERVICE' may go to typo or orders (which has no port 80) instead",
@@ -224,13 +221,9 @@ fn where_else_calls_may_go_is_told() {
         "MeshPolicy shop/calls: 10 % of the requests are sent 2s later, on purpose",
         "MeshPolicy shop/calls: 1 % of the requests are answered 503 instead of being sent, on purpose",
     ];
-    assert_eq!(with(&[faults], calls), on_purpose, "nobody is a mirror of oneself");
-    assert_eq!(
-        with(&[to_old], "--from shop/catalog --to shop/typo"),
-        [""; 0],
-        "a policy for another Service"
-    );
-    let plaintext = with(&[to_old], "--from-plaintext --to shop/old");
+    assert_eq!(with(faults, calls), on_purpose, "nobody is a mirror of oneself");
+    assert_eq!(with(to_old, "--from shop/catalog --to shop/typo"), [""; 0], "a policy for another Service");
+    let plaintext = with(to_old, "--from-plaintext --to shop/old");
     assert_eq!(plaintext, [""; 0], "it is the caller's proxy that would do it");
 }
 

@@ -34,7 +34,9 @@ func Start(ctx context.Context, options Options, driver Driver) *Run {
 		for range options.Streams {
 			recorder := newRecorder(options.GroupBy)
 			run.recorders = append(run.recorders, recorder)
-			workers.Go(func() { run.work(ctx, shared, recorder) })
+			// claimed before the others begin, so that every connection is used
+			first := run.claim()
+			workers.Go(func() { run.work(ctx, shared, recorder, first) })
 		}
 	}
 	go func() {
@@ -80,10 +82,10 @@ func (r *Run) Report() Report {
 }
 
 // work sends requests over one connection until the load is over.
-func (r *Run) work(ctx context.Context, line *line, recorder *recorder) {
+func (r *Run) work(ctx context.Context, line *line, recorder *recorder, first int64) {
 	defer line.hangUp()
-	for {
-		due, ok := r.claim(ctx)
+	for index := first; ; index = r.claim() {
+		due, ok := r.due(ctx, index)
 		if !ok {
 			return
 		}
@@ -117,9 +119,11 @@ func (r *Run) send(ctx context.Context, line *line, due time.Time) result {
 // errorPause keeps a target that refuses connections from being asked in a tight loop.
 const errorPause = 5 * time.Millisecond
 
-// claim takes the next request and says when it is due, which is now in a closed loop.
-func (r *Run) claim(ctx context.Context) (time.Time, bool) {
-	index := r.claimed.Add(1) - 1
+// claim takes the next request, and gives its number.
+func (r *Run) claim() int64 { return r.claimed.Add(1) - 1 }
+
+// due waits until a request is due, which is now in a closed loop; false: it is not to be made.
+func (r *Run) due(ctx context.Context, index int64) (time.Time, bool) {
 	if ctx.Err() != nil || (r.options.Requests > 0 && index >= r.options.Requests) {
 		return time.Time{}, false
 	}

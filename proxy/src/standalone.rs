@@ -17,6 +17,7 @@ mod reload;
 mod report;
 mod schema;
 mod traffic;
+mod yaml;
 
 use std::{path::Path, sync::Arc};
 

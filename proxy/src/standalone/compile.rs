@@ -352,12 +352,12 @@ fn clash<T>(at: &str, problem: impl Into<String>) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::node::Node, *};
+    use super::{super::yaml, *};
 
     const EXAMPLE: &str = include_str!("../../examples/standalone.yaml");
 
     fn read(text: &str) -> std::result::Result<Compiled, String> {
-        let node = Node::parse(text).map_err(|error| error.to_string())?;
+        let node = yaml::parse(text).map_err(|no| no.problem)?;
         let (file, misfits) = node.read::<File>();
         if let Some(misfit) = misfits.first() {
             return Err(format!("{}: {}", misfit.at, misfit.problem));

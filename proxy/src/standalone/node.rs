@@ -3,13 +3,7 @@
 //! serde stops at the first mistake: here what is mistaken is cut out and the rest is read again. Knows nothing of what
 //! the document means.
 
-use std::{fmt, ops::Range};
-
-use serde::{
-    Deserialize,
-    de::{self, DeserializeOwned, MapAccess, SeqAccess, Visitor},
-};
-use serde_saphyr::Spanned;
+use serde::de::DeserializeOwned;
 
 use super::cursor::{Cursor, Found, Kind};
 
@@ -18,8 +12,6 @@ use super::cursor::{Cursor, Found, Kind};
 pub(super) struct Node {
     pub(super) place: Place,
     pub(super) value: Value,
-    /// Where it is written, in bytes.
-    span: Range<usize>,
     /// How it is written, if that is not what it is: `1.10` may be wanted as a text.
     pub(super) spelt: String,
 }
@@ -53,27 +45,8 @@ pub(super) struct Misfit {
 }
 
 impl Node {
-    /// Reads a document.
-    pub(super) fn parse(text: &str) -> Result<Self, serde_saphyr::Error> {
-        let mut node: Self = serde_saphyr::from_str(text)?;
-        node.spell(text);
-        Ok(node)
-    }
-
-    fn spell(&mut self, text: &str) {
-        match &mut self.value {
-            Value::Bool(_) | Value::Whole(_) | Value::Real(_) => {
-                let written = text.get(self.span.clone()).unwrap_or_default();
-                written.trim().clone_into(&mut self.spelt);
-            }
-            Value::List(items) => items.iter_mut().for_each(|item| item.spell(text)),
-            Value::Map(entries) => entries.iter_mut().for_each(|(.., node)| node.spell(text)),
-            Value::Null | Value::Text(_) | Value::Filler(_) => {}
-        }
-    }
-
     fn filler(place: Place) -> Self {
-        Self { place, value: Value::Filler(0), span: 0..0, spelt: String::new() }
+        Self { place, value: Value::Filler(0), spelt: String::new() }
     }
 
     /// A `T`, with fillers for what does not fit or is missing, and everything that does not fit.
@@ -176,96 +149,12 @@ fn is_step(path: &str, key: &str) -> bool {
     path.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let spanned = Spanned::<Value>::deserialize(deserializer)?;
-        let written = spanned.defined.span();
-        let number = |n: Option<u64>| n.and_then(|n| usize::try_from(n).ok()).unwrap_or_default();
-        let (at, length) = (number(written.byte_offset()), number(written.byte_len()));
-        let span = at..at.saturating_add(length);
-        Ok(Self { place: place(&spanned.referenced), value: spanned.value, span, spelt: String::new() })
-    }
-}
-
-fn place(location: &serde_saphyr::Location) -> Place {
-    let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-    (number(location.line()), number(location.column()))
-}
-
-impl<'de> Deserialize<'de> for Value {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyValue)
-    }
-}
-
-struct AnyValue;
-
-impl<'de> Visitor<'de> for AnyValue {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("YAML")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_some<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Whole(value.into()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Whole(value.into()))
-    }
-
-    fn visit_i128<E>(self, value: i128) -> Result<Value, E> {
-        Ok(Value::Whole(value))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Real(value))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::Text(value.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(Value::List(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut map = Vec::new();
-        while let Some((key, node)) = entries.next_entry::<Spanned<String>, Node>()? {
-            map.push((key.value, place(&key.referenced), node));
-        }
-        Ok(Value::Map(map))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
     use std::net::SocketAddr;
 
-    use super::*;
+    use super::{super::yaml::parse, *};
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -294,7 +183,7 @@ mod tests {
     }
 
     fn read(text: &str) -> (Option<Whole>, Vec<(String, Place)>) {
-        let node = Node::parse(text).unwrap();
+        let node = parse(text).unwrap();
         let (whole, misfits) = node.clone().read::<Whole>();
         (whole, misfits.into_iter().map(|m| (m.at.clone(), node.place(&m.at))).collect())
     }
@@ -352,13 +241,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_twice_is_refused() {
-        assert!(Node::parse("name: a\nname: b\n").is_err());
-    }
-
-    #[test]
     fn keys_may_have_dots() {
-        let node = Node::parse("roots:\n  a.b: 1\n  a:\n    b: 2\n").unwrap();
+        let node = parse("roots:\n  a.b: 1\n  a:\n    b: 2\n").unwrap();
         assert_eq!(node.place("roots.a.b"), (2, 3));
         assert_eq!(node.place("roots.a"), (3, 3));
         assert_eq!(node.place("roots.x.y"), (1, 1));

@@ -17,6 +17,7 @@ use super::{
     file::{Endpoint, File, IdentityFiles},
     node::{Misfit, Node},
     problem::{Problem, Problems},
+    yaml::{self, NoYaml},
 };
 use crate::access_log::Level;
 
@@ -129,17 +130,16 @@ fn everything(sources: &mut Sources, wrong: &mut Wrong<'_>) -> Option<Read> {
 
 /// A file, with what in it does not fit replaced; `None` where it is not even YAML.
 fn document<T: DeserializeOwned>(text: &str, wrong: &mut Wrong<'_>) -> Option<(T, Vec<Misfit>)> {
-    let node = match Node::parse(text) {
+    let node = match yaml::parse(text) {
         Ok(node) => node,
-        Err(error) => {
-            let said = error.without_snippet().to_string();
-            // the place is said in front
-            let said = said.split(" at line ").next().unwrap_or_default();
-            wrong.add("", format!("is no YAML: {said}"));
-            let place = error.location().map(|at| (at.line(), at.column()));
-            if let (Some((line, column)), Some(problem)) = (place, wrong.problems.last_mut()) {
-                (problem.line, problem.column) = (u32::try_from(line).ok(), u32::try_from(column).ok());
-            }
+        Err(NoYaml { place: (line, column), problem }) => {
+            wrong.problems.push(Problem {
+                file: wrong.path.to_owned(),
+                line: Some(line),
+                column: Some(column),
+                field: String::new(),
+                problem: format!("is no YAML: {problem}"),
+            });
             return None;
         }
     };

@@ -59,9 +59,8 @@ impl<'t> Reader<'t> {
 
     fn next(&mut self) -> Result<(Event<'t>, Span), NoYaml> {
         match self.events.next_event() {
-            Some(event) => event.map_err(|error: ScanError| {
-                NoYaml { place: place(error.marker()), problem: error.info() }
-            }),
+            Some(event) => event
+                .map_err(|error: ScanError| NoYaml { place: place(error.marker()), problem: error.info() }),
             None => Ok((Event::StreamEnd, Span::default())),
         }
     }
@@ -177,7 +176,9 @@ fn plain(text: &str) -> Option<Value> {
 fn refuse(tag: Option<&Tag>, span: &Span) -> Result<(), NoYaml> {
     match tag {
         None => Ok(()),
-        Some(tag) => Err(no_yaml(span, format!("the tag '{}' is not known here; leave it out", tag.original()))),
+        Some(tag) => {
+            Err(no_yaml(span, format!("the tag '{}' is not known here; leave it out", tag.original())))
+        }
     }
 }
 

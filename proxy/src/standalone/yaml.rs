@@ -73,7 +73,10 @@ impl<'t> Reader<'t> {
                     refuse(tag.as_deref(), span)?;
                 }
                 let value = if is_text || style != ScalarStyle::Plain { None } else { plain(&text) };
-                (value.unwrap_or_else(|| Value::Text(text.clone().into_owned())), text.into_owned(), anchor)
+                match value {
+                    Some(value) => (value, text.into_owned(), anchor),
+                    None => (Value::Text(text.into_owned()), String::new(), anchor),
+                }
             }
             Event::SequenceStart(_, anchor, tag) => {
                 refuse(tag.as_deref(), span)?;
@@ -291,7 +294,7 @@ mod tests {
             (&"[".repeat(100_000), "1:"),
         ] {
             let read = read(text);
-            assert!(read.starts_with(expected) && read.len() > expected.len() - 1, "{text}: {read}");
+            assert!(read.starts_with(expected), "{text}: {read}");
         }
     }
 }
